@@ -1,0 +1,1 @@
+"""Dataset roots, their shards and their schema: blocks in, columns out, and back."""
