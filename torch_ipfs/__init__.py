@@ -1,0 +1,1 @@
+"""Train from a CID: verified, streaming, resumable datasets out of IPFS for PyTorch."""
