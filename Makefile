@@ -19,7 +19,7 @@ export UV_HTTP_TIMEOUT ?= 600
 
 .PHONY: help
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | sort | column -t -s $$'\t'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | sort | column -t -s $$'\t'
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -53,6 +53,8 @@ types: $(STAMP)  ## mypy --strict
 .PHONY: contracts
 contracts: $(STAMP)  ## the direction of imports
 	$(BIN)/lint-imports --no-logo
+
+include tests/kubo/kubo.mk
 
 .PHONY: bench
 bench: $(STAMP)  ## the benchmarks, whole

@@ -14,6 +14,8 @@ import hypothesis
 import psutil
 import pytest
 
+pytest_plugins = ["tests.network.plugin"]
+
 hypothesis.settings.register_profile(
     "ci",
     derandomize=True,

@@ -1,0 +1,62 @@
+"""pytest fixtures: real Kubo nodes. Where there is no Kubo their tests are skipped, but in CI they fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.network.nodes import KuboNode, NoKubo, connect, find_kubo, new_swarm_key
+
+
+@pytest.fixture(scope="session")
+def kubo_binary() -> Path:
+    """The Kubo to run."""
+    try:
+        return find_kubo()
+    except NoKubo as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def kubo_node(kubo_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KuboNode]:
+    """A running node for the whole session; its gateway answers 404 for what it does not hold. Do not stop it."""
+    node = KuboNode(kubo_binary, tmp_path_factory.mktemp("kubo"), config={"Gateway.NoFetch": True})
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def own_kubo_node(kubo_binary: Path, tmp_path: Path) -> Iterator[KuboNode]:
+    """A node of the test's own, made but not started: to configure, to kill, to start again."""
+    folder = tmp_path / "kubo"
+    folder.mkdir()
+    node = KuboNode(kubo_binary, folder)
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def kubo_swarm(kubo_binary: Path, tmp_path: Path) -> Iterator[list[KuboNode]]:
+    """Three running nodes of a private swarm, each connected to the other two."""
+    key = new_swarm_key()
+    nodes = []
+    for name in ("a", "b", "c"):
+        folder = tmp_path / f"kubo-{name}"
+        folder.mkdir()
+        nodes.append(KuboNode(kubo_binary, folder, swarm_key=key))
+    try:
+        for node in nodes:
+            node.start()
+        for i, node in enumerate(nodes):
+            for other in nodes[:i]:
+                connect(node, other)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()
