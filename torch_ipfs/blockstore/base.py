@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
+from torch_ipfs.codec import multihash
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.errors import BlockTooLarge, CodecError, HashMismatch, TorchIPFSError
+
+StrPath = str | os.PathLike[str]
 
 Block = bytes | memoryview
 """A block's bytes, read-only. A ``memoryview`` looks into a mapped file (``view.obj`` is the map) and keeps it alive."""
@@ -34,9 +38,7 @@ class Blockstore(Protocol):
         """
         ...
 
-    def get_many(
-        self, cids: Iterable[CID], *, return_exceptions: bool = False
-    ) -> Iterator[Block | TorchIPFSError]:
+    def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
         """The blocks of ``cids`` in their order, one for one, fetched or hashed ahead in a window bounded in bytes.
 
         With ``return_exceptions`` a block that cannot be had is answered by its error, in its place, and the rest
@@ -68,3 +70,76 @@ class Blockstore(Protocol):
     def close(self) -> None:
         """Let go of files, maps, connections and threads. May be called twice. A later use opens anew."""
         ...
+
+
+@runtime_checkable
+class PinningBlockstore(Blockstore, Protocol):
+    """A store that removes blocks, and keeps those that pins reach."""
+
+    def pin(self, cid: CID, *, recursive: bool = True) -> None:
+        """Keep the block of ``cid``, and with ``recursive`` all that its links reach, from garbage collection.
+
+        :raises BlockNotFound: the store does not hold ``cid`` itself.
+        :raises TransportError: the store could not be reached or written.
+        """
+        ...
+
+    def unpin(self, cid: CID) -> None:
+        """Take back :meth:`pin`. No block is removed by that.
+
+        :raises OptionError: ``cid`` is not pinned.
+        :raises TransportError: the store could not be reached or written.
+        """
+        ...
+
+    def pins(self) -> dict[CID, str]:
+        """What is pinned, each with its kind: ``"recursive"`` or ``"direct"``."""
+        ...
+
+
+def verify(cid: CID, data: Block, source: str | None, *, max_block_bytes: int = MAX_BLOCK_BYTES) -> None:
+    """Check that ``data`` is the block of ``cid``. It is not copied; the GIL is released while it is hashed.
+
+    :param source: the store, file or URL that ``data`` came from, for the message.
+    :raises BlockTooLarge: it is over ``max_block_bytes``; it is not hashed then.
+    :raises HashMismatch: it does not hash to ``cid``.
+    :raises CodecError: the hash function of ``cid`` is not on the allowlist.
+    """
+    if len(data) > max_block_bytes:
+        raise too_large(cid, len(data), source, max_block_bytes)
+    try:
+        matches = multihash.matches(cid.multihash, data)
+    except CodecError as error:
+        raise CodecError(str(error), cid=cid, source=source) from None
+    if not matches:
+        raise HashMismatch(
+            f"the {len(data)} bytes found for this block do not hash to its CID: they were damaged or forged",
+            cid=cid,
+            source=source,
+        )
+
+
+def too_large(cid: CID, size_bytes: int, source: str | None, max_block_bytes: int) -> BlockTooLarge:
+    """The error for a block of ``size_bytes`` where at most ``max_block_bytes`` are allowed."""
+    return BlockTooLarge(
+        f"a block of {size_bytes} bytes; at most {max_block_bytes} are read or put", cid=cid, source=source
+    )
+
+
+def identity_block(cid: CID) -> bytes | None:
+    """The block that an identity CID carries in itself; ``None`` where ``cid`` is the name of a hash."""
+    return cid.digest if cid.multihash.startswith(b"\x00") else None
+
+
+def one_by_one(
+    get: Callable[[CID], Block], cids: Iterable[CID], *, return_exceptions: bool
+) -> Iterator[Block | TorchIPFSError]:
+    """``get_many`` for a store where looking ahead gains nothing."""
+    for cid in cids:
+        try:
+            block: Block | TorchIPFSError = get(cid)
+        except TorchIPFSError as error:
+            if not return_exceptions:
+                raise
+            block = error
+        yield block

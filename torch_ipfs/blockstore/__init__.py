@@ -1,0 +1,1 @@
+"""Stores of blocks: a CID goes in, verified bytes come out."""

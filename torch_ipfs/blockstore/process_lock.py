@@ -1,0 +1,29 @@
+"""A lock that a process does not inherit."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+
+class ProcessLock:
+    """A mutex among the threads of one process.
+
+    A plain lock that some thread holds while another forks stays locked in the child for good. Here each process has a
+    lock of its own, made on first use. It pickles, as a fresh one.
+    """
+
+    __slots__ = ("_locks",)
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.Lock] = {}
+
+    def __enter__(self) -> None:
+        # setdefault is one step under the GIL: two threads get the same lock.
+        self._locks.setdefault(os.getpid(), threading.Lock()).acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._locks[os.getpid()].release()
+
+    def __reduce__(self) -> tuple[type[ProcessLock], tuple[()]]:
+        return type(self), ()
