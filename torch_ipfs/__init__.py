@@ -1,1 +1,83 @@
-"""Train from a CID: verified, streaming, resumable datasets out of IPFS for PyTorch."""
+"""Train from a CID: verified, streaming, resumable datasets out of IPFS for PyTorch.
+
+    cid = torch_ipfs.write_dataset(samples, "digits.car")
+    ds = torch_ipfs.IPFSIterableDataset(cid, "digits.car", batch_size=64, shuffle=True)
+    for batch in torch.utils.data.DataLoader(ds, batch_size=None, num_workers=2): ...
+
+Names are imported when they are used, so that importing the package costs little.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch_ipfs.blockstore import open_blockstore as open_blockstore
+    from torch_ipfs.blockstore.base import Blockstore as Blockstore
+    from torch_ipfs.blockstore.car_file import CarBlockstore as CarBlockstore
+    from torch_ipfs.blockstore.local import LocalBlockstore as LocalBlockstore
+    from torch_ipfs.blockstore.memory import MemoryBlockstore as MemoryBlockstore
+    from torch_ipfs.codec.cid import CID as CID
+    from torch_ipfs.dataset.dataloader import make_dataloader as make_dataloader
+    from torch_ipfs.dataset.iterable import IPFSIterableDataset as IPFSIterableDataset
+    from torch_ipfs.dataset.mapped import IPFSMapDataset as IPFSMapDataset
+    from torch_ipfs.dataset.write import write_dataset as write_dataset
+    from torch_ipfs.errors import BlockError as BlockError
+    from torch_ipfs.errors import BlockNotFound as BlockNotFound
+    from torch_ipfs.errors import BlockRefused as BlockRefused
+    from torch_ipfs.errors import BlockTooLarge as BlockTooLarge
+    from torch_ipfs.errors import CodecError as CodecError
+    from torch_ipfs.errors import HashMismatch as HashMismatch
+    from torch_ipfs.errors import ManifestError as ManifestError
+    from torch_ipfs.errors import OptionError as OptionError
+    from torch_ipfs.errors import ResumeError as ResumeError
+    from torch_ipfs.errors import SampleError as SampleError
+    from torch_ipfs.errors import TorchIPFSError as TorchIPFSError
+    from torch_ipfs.errors import TransportError as TransportError
+    from torch_ipfs.plan.shuffle import ShuffleOptions as ShuffleOptions
+
+_HOME = {
+    "Blockstore": "blockstore.base",
+    "open_blockstore": "blockstore",
+    "CarBlockstore": "blockstore.car_file",
+    "LocalBlockstore": "blockstore.local",
+    "MemoryBlockstore": "blockstore.memory",
+    "CID": "codec.cid",
+    "make_dataloader": "dataset.dataloader",
+    "IPFSIterableDataset": "dataset.iterable",
+    "IPFSMapDataset": "dataset.mapped",
+    "write_dataset": "dataset.write",
+    "ShuffleOptions": "plan.shuffle",
+    **dict.fromkeys(
+        (
+            "BlockError",
+            "BlockNotFound",
+            "BlockRefused",
+            "BlockTooLarge",
+            "CodecError",
+            "HashMismatch",
+            "ManifestError",
+            "OptionError",
+            "ResumeError",
+            "SampleError",
+            "TorchIPFSError",
+            "TransportError",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - a list of names, which ruff cannot see through sorted()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

@@ -62,7 +62,12 @@ def _shown(value: object) -> str:
 
 def _integer(state: Mapping[str, Any], name: str, least: int | None) -> int:
     value = state.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least) or abs(value) >= 2**63:
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or (least is not None and value < least)
+        or abs(value) >= 2**63
+    ):
         bound = "" if least is None else f" of at least {least}"
         raise ResumeError(f"field {name!r} of the state must be an integer{bound} below 2**63, but is {_shown(value)}")
     return value

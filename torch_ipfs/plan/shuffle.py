@@ -124,7 +124,7 @@ class LaneOrder:
         turn, lane = np.divmod(unit, o.lanes)
         offset = turn * o.unit_rows + in_unit
         window, in_window = np.divmod(offset, o.window_rows)
-        windows_a_lane = self._full_rows // o.window_rows + 2
+        windows_a_lane = (self._full_rows + o.unit_rows) // o.window_rows + 1
         keys, member = np.unique(lane * windows_a_lane + window, return_inverse=True)
         permuted = np.empty_like(positions)
         order = np.argsort(member, kind="stable")
@@ -160,6 +160,11 @@ class CountedNode(Protocol):
         ...
 
     @property
+    def is_leaf(self) -> bool:
+        """Whether it holds samples and has no children: they stay in their order."""
+        ...
+
+    @property
     def counts(self) -> Int64s:
         """Samples below each child. Shape (children,)."""
         ...
@@ -188,6 +193,8 @@ class TreeOrder:
 
     def _below(self, node: CountedNode, places: Int64s) -> Int64s:
         """Sample indices of ``places`` counted from the node's own first place."""
+        if node.is_leaf:
+            return places + node.first
         order, ends, shift = self._lay(node)
         slot = np.searchsorted(ends, places, side="right")
         samples = places + shift[slot]

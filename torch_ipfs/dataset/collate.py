@@ -1,0 +1,103 @@
+"""Columns of numpy to what a training loop gets: tensors, lists and maps, a batch or a sample at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import default_collate
+
+from torch_ipfs.errors import SampleError
+from torch_ipfs.manifest.schema import STORAGE, Field, Schema
+
+Sample = dict[str, Any]
+Batch = dict[str, Any]
+
+_REINTERPRETED = {
+    name: getattr(torch, name) for name in STORAGE if name.startswith(("bfloat16", "float8_")) and hasattr(torch, name)
+}
+
+
+def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
+    """``array`` of a field's storage dtype as the tensor of its dtype, without a copy.
+
+    :param array: any shape; complex32 has a last dimension of 2 more.
+    :param dtype: a key of ``manifest.schema.STORAGE``.
+    """
+    tensor = torch.from_numpy(array)
+    if dtype == "complex32":
+        return torch.view_as_complex(tensor)
+    if dtype in _REINTERPRETED:
+        return tensor.view(_REINTERPRETED[dtype])
+    return tensor
+
+
+def to_torch(value: Any, field: Field) -> Any:
+    """A value of an object column as a sample gives it: arrays become tensors, wherever in lists and maps they are."""
+    if value is None or field.dtype in ("text", "bytes", "link", "null", "any"):
+        return value
+    if isinstance(value, np.ndarray):
+        return to_tensor(value, field.dtype)
+    if field.item is not None:
+        return [to_torch(item, field.item) for item in value] if _holds_arrays(field.item) else value
+    if field.dtype == "struct":
+        fields = dict(field.fields)
+        return {name: to_torch(item, fields[name]) for name, item in value.items()}
+    return value
+
+
+def _holds_arrays(field: Field) -> bool:
+    """Whether values of ``field`` within a list may be, or hold, arrays; scalars within lists are Python's own."""
+    if field.numeric:
+        return bool(field.shape)
+    return field.dtype in ("list", "struct")
+
+
+def rows_of(batch: Batch, num_rows: int) -> list[Sample]:
+    """The samples of a batch, each of its tensors in memory of its own."""
+    columns = {name: _column_rows(column, num_rows) for name, column in batch.items()}
+    names = list(columns)
+    if not names:
+        return [{} for _ in range(num_rows)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _column_rows(column: Any, num_rows: int) -> list[Any]:
+    if isinstance(column, torch.Tensor):
+        return list(torch.unbind_copy(column))
+    if isinstance(column, dict):
+        return rows_of(column, num_rows)
+    return list(column)
+
+
+def collate_samples(samples: list[Any], schema: Schema) -> Any:
+    """A batch of samples that a transform has had its hands on: tensors and numbers stacked, everything else a list.
+
+    :raises SampleError: tensors of one field differ in shape; names the field.
+    """
+    if not isinstance(samples[0], Mapping):
+        return _collate(samples, "sample", None)
+    fields = dict(schema.fields)
+    return {name: _collate([sample[name] for sample in samples], name, fields.get(name)) for name in samples[0]}
+
+
+def _collate(values: list[Any], name: str, field: Field | None) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping) and not (field and field.nullable):
+        return {key: _collate([value[key] for value in values], f"{name}.{key}", None) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_collate(list(part), f"{name}[{i}]", None) for i, part in enumerate(zip(*values, strict=True)))
+    if field is not None and field.nullable and field.numeric:
+        return values
+    if not isinstance(first, torch.Tensor | np.ndarray | np.generic | int | float | complex):
+        return values
+    try:
+        return default_collate(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise SampleError(
+            f"field {name!r} cannot be made one tensor of a batch: {error}; make its shapes equal in transform, or give "
+            "make_dataloader a collate_fn"
+        ) from error

@@ -1,0 +1,149 @@
+"""make_dataloader: a DataLoader whose state is that of what the training loop has received."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import (
+    _BaseDataLoaderIter,
+    _MultiProcessingDataLoaderIter,
+    _SingleProcessDataLoaderIter,
+)
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from torch_ipfs.dataset.epoch import Skipped
+from torch_ipfs.dataset.iterable import IPFSIterableDataset, Output, report_skipped
+from torch_ipfs.errors import ManifestError, OptionError
+from torch_ipfs.plan.partition import Partition
+
+
+def _as_it_is(output: Output) -> Output:
+    return output
+
+
+class IPFSStatefulDataLoader(StatefulDataLoader[Any]):
+    """What :func:`make_dataloader` gives.
+
+    Workers send, for each step, what it gave and what was left out, so that order, state and counts are exact whatever
+    was skipped. The state is one position, not a state for each worker: it loads at any number of workers.
+    """
+
+    dataset: IPFSIterableDataset
+
+    def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
+        options.setdefault("persistent_workers", num_workers > 0)
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
+        self._receiving: _Receiving | None = None
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # Workers, or the pass in this process, take epoch and start first.
+        outputs = DataLoader.__iter__(self)
+        epoch, partition = self.dataset.begin_received_pass()
+        self._receiving = _Receiving(self, outputs, epoch, partition)
+        return self._receiving
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:  # type: ignore[override]
+        # torch's own iterators: those of torchdata fetch a state from every worker at every step.
+        kind = _MultiProcessingDataLoaderIter if self.num_workers else _SingleProcessDataLoaderIter
+        return kind(self)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As :meth:`IPFSIterableDataset.set_epoch`."""
+        self.dataset.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training loop stands: after what it has received, whatever workers have prefetched. Under 1 KiB."""
+        receiving = self._receiving
+        if receiving is None or receiving.epoch != self.dataset.epoch:
+            return self.dataset.state_dict()
+        return self.dataset.state_at(receiving.epoch, receiving.position)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict`` in the next pass; at any batch size, number of workers or ranks, source and machine.
+
+        :raises ResumeError: as :meth:`IPFSIterableDataset.load_state_dict` does.
+        """
+        self.dataset.load_state_dict(state_dict)
+        self._receiving = None
+
+    def close(self) -> None:
+        """End persistent workers. A later pass starts them anew."""
+        iterator, self._iterator = self._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()  # noqa: SLF001 - torch has no public way to end them
+
+
+class _Receiving:
+    """One pass as the training loop sees it, counted as it is received."""
+
+    def __init__(
+        self, loader: IPFSStatefulDataLoader, outputs: Iterator[Output], epoch: int, partition: Partition
+    ) -> None:
+        self._loader, self._outputs, self._partition = loader, outputs, partition
+        self._steps = 0
+        self._any = False
+        self._skipped = Skipped()
+        self.epoch = epoch
+        loader.skipped = 0
+
+    @property
+    def position(self) -> int:
+        return self._partition.position_after(self._steps)
+
+    def __iter__(self) -> _Receiving:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                output = next(self._outputs)
+            except StopIteration:
+                self._end()
+                raise
+            self._steps += 1
+            if output.skipped.count:
+                self._skipped.merge(output.skipped)
+                self._loader.skipped = self._skipped.count
+            if output.has_value:
+                self._any = True
+                return output.value
+
+    def _end(self) -> None:
+        skipped, self._skipped = self._skipped, Skipped()
+        if skipped.count:
+            report_skipped(skipped)
+            if not self._any:
+                raise ManifestError(f"no sample of the epoch could be read; the first was {skipped.first}")
+
+
+def make_dataloader(
+    dataset: IPFSIterableDataset,
+    *,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    **options: Any,
+) -> IPFSStatefulDataLoader:
+    """A loader over ``dataset`` in workers, whose ``state_dict`` is exact at every step.
+
+    :param batch_size: as if the dataset had been made with it.
+    :param num_workers: processes that read ahead, ``prefetch_factor`` outputs each; they are persistent by default.
+    :param collate_fn: list of samples -> batch, in place of the quick way from columns to batch.
+    :param options: as ``torch.utils.data.DataLoader`` takes them.
+    :raises OptionError: (a ValueError) where dataset and argument both give a batch_size, or neither does for a collate_fn.
+    """
+    if not isinstance(dataset, IPFSIterableDataset):
+        raise OptionError(
+            f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
+        )
+    if batch_size is not None:
+        dataset = dataset.with_batch_size(batch_size)
+    if collate_fn is not None and dataset.batch_size is None:
+        raise OptionError("collate_fn needs a batch_size: without one the loader yields samples")
+    return IPFSStatefulDataLoader(dataset.for_receiver(collate_fn), num_workers=num_workers, **options)

@@ -1,0 +1,166 @@
+"""One reader's share of one epoch: positions to samples to rows, and what is done about those that cannot be had."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.dataset.reader import BatchStream, Reader, Rows
+from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.plan.partition import Partition
+from torch_ipfs.plan.shuffle import Order
+from torch_ipfs.plan.topology import Topology
+
+Int64s = npt.NDArray[np.int64]
+OnError = Literal["raise", "skip", "substitute"]
+ON_ERROR: tuple[OnError, ...] = get_args(OnError)
+
+_RUN_POSITIONS = 8192
+_SUBSTITUTES_TRIED_TOGETHER = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Samples that could not be had: how many, and the first of them."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, sample: int, error: TorchIPFSError) -> None:
+        if self.count == 0:
+            self.first = f"sample {sample}: {error}"
+            log.warning("a sample cannot be read and is left out or replaced: %s", self.first)
+        self.count += 1
+
+    def merge(self, other: Skipped) -> None:
+        self.first = self.first or other.first
+        self.count += other.count
+
+
+@dataclass(slots=True)
+class Step:
+    """What was read at one step, or, where samples are given out one by one, at several.
+
+    :param rows: the samples that could be had.
+    :param places: which positions of the step they are at, shape (len(rows),); ``None`` where all could be had.
+    :param length: positions of the step.
+    """
+
+    rows: Rows
+    length: int
+    places: Int64s | None = None
+    skipped: Skipped = field(default_factory=Skipped)
+
+
+class EpochShare:
+    """The steps of one reader in order.
+
+    :param group: steps that are read together; more than 1 only for steps of one sample each.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        partition: Partition,
+        topology: Topology,
+        order: Order,
+        *,
+        on_error: OnError,
+        group: int = 1,
+    ) -> None:
+        self.reader = reader
+        self._partition, self._topology, self._order = partition, topology, order
+        # Ranks that skip would end with different numbers of steps, and wait for each other for ever.
+        self._on_error = "substitute" if on_error == "skip" and topology.world_size > 1 else on_error
+        self._group = group
+        self._stream = BatchStream(reader, self._plan(partition, topology))
+        self._substitutes: list[BatchStream] = []
+
+    def _plan(self, partition: Partition, topology: Topology) -> Iterator[tuple[Int64s, Iterable[int]]]:
+        for steps, positions in partition.runs(topology, _RUN_POSITIONS):
+            length = len(positions) // len(steps) * self._group
+            whole, rest = divmod(len(positions), length) if length else (0, 0)
+            yield self._order.samples(positions), [length] * whole + [rest] * (rest > 0)
+
+    def __iter__(self) -> EpochShare:
+        return self
+
+    def __next__(self) -> Step:
+        """The next step. Its rows stay open until the next call.
+
+        :raises TorchIPFSError: with on_error "raise", for the first sample of the step that cannot be had.
+        """
+        self._close_substitutes()
+        rows = next(self._stream)
+        if not rows.errors:
+            return Step(rows, len(rows))
+        if self._on_error == "raise":
+            place = min(rows.errors)
+            rows.errors[place].add_note(f"while reading sample {rows.samples[place]} of {self.reader.manifest.root}")
+            raise rows.errors[place]
+        skipped = Skipped()
+        for place in sorted(rows.errors):
+            skipped.add(int(rows.samples[place]), rows.errors[place])
+        if self._on_error == "substitute":
+            return Step(self._substituted(rows), len(rows), skipped=skipped)
+        good = np.flatnonzero(rows.slots >= 0)
+        return Step(Rows(rows.samples[good], rows.slots[good], rows.rows[good]), len(rows), good, skipped)
+
+    def close(self) -> None:
+        """Cancel what is in flight. May be called twice."""
+        self._stream.close()
+        self._close_substitutes()
+
+    def _close_substitutes(self) -> None:
+        while self._substitutes:
+            self._substitutes.pop().close()
+
+    def _substituted(self, rows: Rows) -> Rows:
+        """``rows`` with each sample that cannot be had replaced by the next one of this share that can."""
+        bad = sorted(rows.errors)
+        error = rows.errors[bad[0]]
+        found = self._readable_after(rows.samples[bad[0]])
+        for place in bad:
+            substitute = next(found, None)
+            if substitute is None:
+                error.add_note("no other sample of this share can be read in its place")
+                raise error
+            rows.samples[place], rows.slots[place], rows.rows[place] = substitute
+        rows.errors = {}
+        return rows
+
+    def _readable_after(self, sample: int) -> Iterator[tuple[int, int, int]]:
+        """Samples of this share that can be read, with slot and row: those behind ``sample``, round to it again, for ever."""
+        while True:
+            any_readable = False
+            for samples in self._share_after(sample):
+                stream = self.reader.read(samples)
+                self._substitutes.append(stream)
+                rows = next(stream)
+                for place in np.flatnonzero(rows.slots >= 0).tolist():
+                    any_readable = True
+                    yield int(rows.samples[place]), int(rows.slots[place]), int(rows.rows[place])
+            if not any_readable:
+                return
+
+    def _share_after(self, sample: int) -> Iterator[Int64s]:
+        behind = False
+        before: list[Int64s] = []
+        for _, positions in self._partition.runs(self._topology, _SUBSTITUTES_TRIED_TOGETHER):
+            samples = self._order.samples(positions)
+            if behind:
+                yield samples
+                continue
+            at = np.flatnonzero(samples == sample)
+            behind = len(at) > 0
+            before.append(samples[: at[0] + 1] if behind else samples)
+            if behind and at[0] + 1 < len(samples):
+                yield samples[at[0] + 1 :]
+        yield from before

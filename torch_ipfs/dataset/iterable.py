@@ -1,0 +1,380 @@
+"""IPFSIterableDataset: a dataset named by its CID, read in order or shuffled, shared out to ranks and workers."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.collate import collate_samples, rows_of
+from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError, Skipped
+from torch_ipfs.dataset.opening import Opening, checked_columns
+from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
+from torch_ipfs.dataset.reader import Rows
+from torch_ipfs.dataset.shared import SharedControl, SharedCounters
+from torch_ipfs.errors import ManifestError, OptionError, ResumeError
+from torch_ipfs.manifest.tree import Manifest
+from torch_ipfs.plan.cursor import Cursor
+from torch_ipfs.plan.partition import Partition
+from torch_ipfs.plan.shuffle import Order, ShuffleOptions
+
+Transform = Callable[[Any], Any]
+
+_GROUP_ROWS = 256
+
+
+class IPFSIterableDataset(IterableDataset[Any]):
+    """The samples of a dataset, or its batches, verified block by block.
+
+    Give it to ``torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=...)``, to :func:`make_dataloader`, or
+    iterate it. Every rank and worker reads its own share; the order of all shares together is the same for any number of
+    them. Without :meth:`set_epoch` every pass repeats the same order.
+
+    :param root: CID of the dataset, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
+    :param source: a Blockstore, or what :func:`torch_ipfs.open_blockstore` takes.
+    :param batch_size: ``None`` yields samples, a map of field to tensor or value; a number yields batches of so many,
+        a map of field to tensor ``(batch_size, *shape)`` or list.
+    :param shuffle: whether to permute, anew for each (seed, epoch); :class:`ShuffleOptions` to say how.
+    :param drop_last: leave out the last step where not every rank would have a full batch.
+    :param pad: with several ranks, fill up the last step with samples from the epoch's start so that all have equally many
+        batches of one size; without it the last ranks may have fewer.
+    :param columns: fields to read; only these are decoded.
+    :param transform: applied to each sample, in both modes.
+    :param batch_transform: applied to each batch.
+    :param on_error: what becomes of samples that are missing or broken: "raise"; "skip" them, counted, with one warning;
+        "substitute" the next readable of the same share. With several ranks skip acts as substitute, so that ranks stay
+        equal. A source that is out of reach raises in any case.
+    :param rank: data-parallel rank, with ``world_size``; by default found from torch.distributed, RANK and WORLD_SIZE.
+    :raises OptionError: (a ValueError) for arguments that cannot work. Nothing is read before the first use.
+    """
+
+    def __init__(
+        self,
+        root: CID | str,
+        source: Blockstore | str | Sequence[str] | None = None,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool | ShuffleOptions = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        pad: bool = True,
+        columns: Sequence[str] | None = None,
+        transform: Transform | None = None,
+        batch_transform: Transform | None = None,
+        on_error: OnError = "raise",
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size is not None and (
+            not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1
+        ):
+            raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
+        if on_error not in ON_ERROR:
+            raise OptionError(f"on_error must be one of {', '.join(ON_ERROR)}, but is {on_error!r}")
+        if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise OptionError(f"seed must be an integer of 64 bits, but is {seed!r}")
+        if not isinstance(shuffle, bool | ShuffleOptions):
+            raise OptionError(f"shuffle must be True, False or ShuffleOptions, but is {shuffle!r}")
+        if batch_transform is not None and batch_size is None:
+            raise OptionError("batch_transform needs a batch_size: without one the dataset yields samples")
+        self._opening = Opening(root, source, checked_columns(columns))
+        self.batch_size = None if batch_size is None else _checked_batch_size(batch_size)
+        self.drop_last, self.pad = drop_last, pad
+        self.shuffle, self.seed = shuffle, seed
+        self.transform, self.batch_transform = transform, batch_transform
+        self.on_error: OnError = on_error
+        self._ranks: Ranks | None = checked_ranks(rank, world_size)
+        self._parents_ranks: Ranks | None = None
+        self.collate_fn: Transform | None = None
+        self.for_loader = False
+        self._epoch = 0
+        self._start = 0
+        self._resumed_shuffle: tuple[ShuffleOptions | None] | None = None
+        self._control = SharedControl()
+        self._counters = SharedCounters()
+        self._pass: weakref.ref[_Pass] | None = None
+
+    # What the dataset is.
+
+    @property
+    def root(self) -> CID | str:
+        return self._opening.root
+
+    @property
+    def manifest(self) -> Manifest:
+        """The dataset's root, read on first use."""
+        return self._opening.reader.manifest
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def __len__(self) -> int:
+        """Samples, or batches where there is a batch_size, that this rank reads in a whole epoch."""
+        topology = this_topology(self._ranks, self._parents_ranks)
+        return self._partition(topology.world_size, 0).num_steps(topology.rank)
+
+    def __repr__(self) -> str:
+        return f"IPFSIterableDataset({str(self.root)!r}, {self._opening.source_name!r}, batch_size={self.batch_size})"
+
+    def stats(self) -> dict[str, int]:
+        """What this process and its DataLoader workers have read since the dataset was made.
+
+        :returns: ``blocks`` fetched and verified, ``shards`` opened, ``samples`` read.
+        """
+        return self._counters.totals()
+
+    # Where the run stands.
+
+    def set_epoch(self, epoch: int) -> None:
+        """Read epoch ``epoch`` from the next pass on, in workers that live already too. The epoch that a loaded state
+        stands in keeps its position; another one starts at its beginning.
+
+        :raises OptionError: a negative number.
+        """
+        if not isinstance(epoch, int) or not 0 <= epoch < 2**63:
+            raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
+        if epoch != self._epoch:
+            self._epoch, self._start = epoch, 0
+            self._control.publish(self._epoch, self._start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process stands: after what the latest pass of it has given out. Under 1 KiB, JSON-able.
+
+        What DataLoader workers have done is not known here; ``make_dataloader(...).state_dict()`` knows.
+        """
+        current = self._pass() if self._pass is not None else None
+        if current is None:
+            return self.state_at(self._epoch, self._start)
+        return self.state_at(current.epoch, current.position)
+
+    def state_at(self, epoch: int, position: int) -> dict[str, Any]:
+        """The state of a run that stands at ``position`` of ``epoch``: positions that all ranks together have had."""
+        return Cursor(str(self.manifest.root), self.seed, epoch, position, self._shuffle_options()).to_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` in the next pass, and only in that one.
+
+        :raises ResumeError: it is of another dataset, seed, shuffle or version, or no state at all; names the field.
+        """
+        cursor = Cursor.from_state(state)
+        root = str(self.manifest.root)
+        if cursor.root != root:
+            raise ResumeError(
+                f"field 'root' of the state is {cursor.root}, but this dataset is {root}; load it with that"
+            )
+        if (cursor.shuffle is not None) != bool(self.shuffle):
+            raise ResumeError(
+                f"field 'shuffle' of the state is {cursor.shuffle}, but the dataset was made with shuffle={self.shuffle!r}; "
+                f"make it with shuffle={cursor.shuffle is not None}"
+            )
+        if cursor.shuffle is not None and cursor.seed != self.seed:
+            raise ResumeError(
+                f"field 'seed' of the state is {cursor.seed}, but the dataset's is {self.seed}; make it with that"
+            )
+        if cursor.position > self.manifest.num_samples:
+            raise ResumeError(
+                f"field 'position' of the state is {cursor.position}, but the dataset has {self.manifest.num_samples} samples"
+            )
+        self._epoch, self._start, self._resumed_shuffle = cursor.epoch, cursor.position, (cursor.shuffle,)
+        self._pass = None
+        self._control.publish(self._epoch, self._start, resumed=True)
+
+    def _shuffle_options(self) -> ShuffleOptions | None:
+        if self._resumed_shuffle is not None:
+            return self._resumed_shuffle[0]
+        if isinstance(self.shuffle, ShuffleOptions):
+            return self.shuffle
+        if not self.shuffle:
+            return None
+        return ShuffleOptions.for_dataset(self.manifest.num_samples, self.manifest.shard_rows)
+
+    # A pass.
+
+    def __iter__(self) -> Iterator[Any]:
+        """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
+        topology = this_topology(self._ranks, self._parents_ranks)
+        epoch, start = self._begin()
+        partition = self._partition(topology.world_size, start)
+        options = self._shuffle_options()
+        reader = self._opening.reader
+        reader.forget_broken()
+        order = Order(reader.manifest.root_node, reader.manifest.num_samples, options, self.seed, epoch)
+        reader.counters = self._counters.of_this_process()
+        share = EpochShare(reader, partition, topology, order, on_error=self.on_error, group=self._group())
+        current = _Pass(self, share, partition, epoch, topology.num_workers)
+        self._pass = weakref.ref(current)
+        return current
+
+    def _begin(self) -> tuple[int, int]:
+        """Epoch and start of a pass that begins now; the start counts once."""
+        info = get_worker_info()
+        if info is None:
+            start, self._start = self._start, 0
+            return self._epoch, start
+        self._epoch, start = self._control.begin_in_worker(self._epoch, self._start, pass_id=info.seed - info.id)
+        self._start = 0
+        return self._epoch, start
+
+    def _partition(self, world_size: int, start: int) -> Partition:
+        return Partition(
+            self.manifest.num_samples, self.batch_size or 1, world_size, start, drop_last=self.drop_last, pad=self.pad
+        )
+
+    def _group(self) -> int:
+        """Steps read together: samples given out one by one are still gathered many at a time, but not too many bytes."""
+        if self.batch_size is not None:
+            return 1
+        return min(_GROUP_ROWS, 2 * self.manifest.shard_rows)
+
+    def with_batch_size(self, batch_size: int) -> IPFSIterableDataset:
+        """This dataset in batches of ``batch_size``. The two share epoch and position.
+
+        :raises OptionError: it has a batch_size already.
+        """
+        if self.batch_size is not None:
+            raise OptionError(
+                f"the dataset has the batch_size {self.batch_size} already; {batch_size} was given beside it"
+            )
+        other = copy.copy(self)
+        other.batch_size = _checked_batch_size(batch_size)
+        return other
+
+    def for_receiver(self, collate_fn: Transform | None) -> IPFSIterableDataset:
+        """This dataset for a loader that counts: every step gives an :class:`Output`, also where nothing could be read.
+
+        :param collate_fn: list of samples -> batch, in place of the quick way.
+        """
+        other = copy.copy(self)
+        other.collate_fn, other.for_loader = collate_fn, True
+        return other
+
+    def begin_received_pass(self) -> tuple[int, Partition]:
+        """Epoch and steps of the pass that the workers of a counting loader begin now. What was loaded is used up by it."""
+        start, self._start = self._start, 0
+        return self._epoch, self._partition(this_topology(self._ranks, self._parents_ranks).world_size, start)
+
+    # Pickling and copying: no pass travels, and a spawned worker, which knows no process group, is told its ranks.
+
+    def __getstate__(self) -> dict[str, Any]:
+        ranks = self._parents_ranks if get_worker_info() else found_ranks()
+        return {**self.__dict__, "_pass": None, "_parents_ranks": ranks}
+
+
+def _checked_batch_size(batch_size: int) -> int:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
+    return batch_size
+
+
+class _Pass:
+    """The iterator of one pass: steps to samples or batches, counted as they are given out."""
+
+    def __init__(
+        self, dataset: IPFSIterableDataset, share: EpochShare, partition: Partition, epoch: int, num_workers: int
+    ) -> None:
+        self._partition, self._num_workers, self._for_loader = partition, num_workers, dataset.for_loader
+        self._share = share
+        self._rounds = 0
+        self._outputs = _samples(dataset, share) if dataset.batch_size is None else _batches(dataset, share)
+        self.epoch = epoch
+        self.skipped = Skipped()
+        self._any = False
+
+    @property
+    def position(self) -> int:
+        """Where the epoch goes on. In one worker of several: where this one does, all else being as now."""
+        return self._partition.position_after(self._rounds * self._num_workers)
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                output = next(self._outputs)
+            except StopIteration:
+                self._end()
+                raise
+            except BaseException:
+                self._share.close()
+                raise
+            self._rounds += 1
+            if output.skipped.count:
+                self.skipped.merge(output.skipped)
+            if self._for_loader:
+                return output
+            if output.has_value:
+                self._any = True
+                return output.value
+
+    def _end(self) -> None:
+        self._share.close()
+        skipped, self.skipped = self.skipped, Skipped()
+        if self._for_loader or skipped.count == 0:
+            return
+        report_skipped(skipped)
+        if not self._any and self._num_workers == 1:
+            raise ManifestError(f"no sample of the epoch could be read; the first was {skipped.first}")
+
+
+def report_skipped(skipped: Skipped) -> None:
+    """One warning for an epoch."""
+    message = f"{skipped.count} samples could not be read and were skipped or replaced; the first was {skipped.first}"
+    warnings.warn(message, stacklevel=3)
+
+
+@dataclass(slots=True)
+class Output:
+    """What one step gives out: a sample or a batch, or nothing where all of it was skipped."""
+
+    value: Any
+    has_value: bool
+    skipped: Skipped
+
+
+_NONE_SKIPPED = Skipped()
+
+
+def _batch(dataset: IPFSIterableDataset, share: EpochShare, rows: Rows) -> Any:
+    batch: Any = share.reader.batch(rows)
+    if dataset.transform is not None or dataset.collate_fn is not None:
+        samples: list[Any] = rows_of(batch, len(rows))
+        if dataset.transform is not None:
+            samples = [dataset.transform(sample) for sample in samples]
+        batch = dataset.collate_fn(samples) if dataset.collate_fn else collate_samples(samples, share.reader.schema)
+    return batch if dataset.batch_transform is None else dataset.batch_transform(batch)
+
+
+def _batches(dataset: IPFSIterableDataset, share: EpochShare) -> Iterator[Output]:
+    for step in share:
+        if len(step.rows) == 0:
+            yield Output(None, False, step.skipped)
+        else:
+            yield Output(_batch(dataset, share, step.rows), True, step.skipped)
+
+
+def _samples(dataset: IPFSIterableDataset, share: EpochShare) -> Iterator[Output]:
+    for step in share:
+        samples = rows_of(share.reader.batch(step.rows), len(step.rows))
+        places = range(step.length) if step.places is None else step.places.tolist()
+        skipped = step.skipped
+        at = 0
+        for place, sample in zip(places, samples, strict=True):
+            for _ in range(at, place):
+                yield Output(None, False, skipped)
+                skipped = _NONE_SKIPPED
+            value = sample if dataset.transform is None else dataset.transform(sample)
+            yield Output(value, True, skipped)
+            skipped, at = _NONE_SKIPPED, place + 1
+        for _ in range(at, step.length):
+            yield Output(None, False, skipped)
+            skipped = _NONE_SKIPPED

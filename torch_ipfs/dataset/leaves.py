@@ -1,0 +1,151 @@
+"""From a leaf of the manifest to a shard in memory: blocks in, columns out, nothing believed that was not checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch_ipfs import unixfs
+from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.codec import decode
+from torch_ipfs.codec import json as plain_json
+from torch_ipfs.codec.cid import DAG_PB, RAW, CID
+from torch_ipfs.errors import BlockError, CodecError, ManifestError, SampleError, TorchIPFSError
+from torch_ipfs.manifest.column import Shard
+from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
+from torch_ipfs.manifest.schema import Schema
+from torch_ipfs.manifest.tree import Leaf, Manifest, as_cid
+from torch_ipfs.manifest.unpack import unpack
+
+BROKEN = (BlockError, CodecError, ManifestError)
+"""What makes one sample unreadable while others may be read. A source that is out of reach is another matter."""
+
+INFERENCE_SAMPLES = 1024
+"""Linked samples that are read to find the schema of a dataset that does not carry one."""
+
+
+def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema) -> tuple[Shard, int]:
+    """A packed shard from its block, and how many bytes of it are held outside of mapped files.
+
+    :param block: the block of ``leaf.cid``; of a UnixFS file its root, and the rest is read from ``store``.
+    :raises ManifestError: the shard is not what the manifest or the schema says.
+    """
+    data = block if leaf.cid.codec == RAW else unixfs.read(store, leaf.cid)
+    shard = unpack(data, leaf.cid, schema.names)
+    if shard.num_rows != leaf.count:
+        raise ManifestError(
+            f"the shard holds {shard.num_rows} samples where the manifest claims {leaf.count}",
+            cid=leaf.cid,
+            source=getattr(store, "source", None),
+        )
+    if shard.schema != schema:
+        raise ManifestError(
+            f"the shard's fields are {shard.schema}; the dataset's are {schema}",
+            cid=leaf.cid,
+            source=getattr(store, "source", None),
+        )
+    return shard, _held_bytes(data)
+
+
+def _held_bytes(data: Block) -> int:
+    """0 for a view of a map or of anything else that another object owns, such as a store's own memory."""
+    return len(data) if isinstance(data, bytes) else 0
+
+
+def sample_value(cid: CID, block: Block, store: Blockstore) -> Any:
+    """A linked sample from its block: a value of its codec; of a raw block or a UnixFS file the JSON in it, else its bytes."""
+    if cid.codec not in (RAW, DAG_PB):
+        return decode(cid, block)
+    data = block if cid.codec == RAW else unixfs.read(store, cid)
+    if bytes(data[:64]).lstrip()[:1] in (b"{", b"["):
+        try:
+            return plain_json.decode(data)
+        except CodecError:
+            pass
+    return bytes(data)
+
+
+def shards_of_rows(
+    values: Sequence[Any], samples: Sequence[int], schema: Schema, cid: CID
+) -> list[tuple[list[int], Shard | TorchIPFSError]]:
+    """Samples as shards: one where all fit the schema, else one a sample, or its error.
+
+    :param values: the samples' values, or the error that reading one ended in.
+    :param samples: their indices in the dataset.
+    :returns: places in ``values``, with the shard whose rows they are in order, or the error that all of them have.
+    """
+    readable = [i for i, value in enumerate(values) if not isinstance(value, TorchIPFSError)]
+    results: list[tuple[list[int], Shard | TorchIPFSError]] = [
+        ([i], value) for i, value in enumerate(values) if isinstance(value, TorchIPFSError)
+    ]
+    if readable:
+        try:
+            together = shard_from_rows(
+                [values[i] for i in readable], schema, first_position=samples[readable[0]], cid=cid
+            )
+            results.append((readable, together))
+        except SampleError:
+            results += [([i], _shard_of_row(values[i], samples[i], schema, cid)) for i in readable]
+    return results
+
+
+def _shard_of_row(value: Any, sample: int, schema: Schema, cid: CID) -> Shard | TorchIPFSError:
+    try:
+        return shard_from_rows([value], schema, first_position=sample, cid=cid)
+    except SampleError as error:
+        return error
+
+
+def link_of(value: Any, sample: int, cid: CID) -> CID | TorchIPFSError:
+    """The CID of a linked sample, or the error that it is none.
+
+    :param cid: the node that says so.
+    """
+    try:
+        return as_cid(value)
+    except CodecError as error:
+        return ManifestError(f"sample {sample} is linked as {value!r:.100}, which is no CID: {error}", cid=cid)
+
+
+def dataset_schema(manifest: Manifest, store: Blockstore) -> Schema:
+    """The schema of the root; of a root without one, what the first shard holds.
+
+    :raises ManifestError: there is none, and nothing readable to find it from.
+    """
+    if manifest.schema is not None:
+        return manifest.schema
+    leaf = first_leaf(manifest)
+    if leaf is None:
+        return Schema(())
+    if leaf.format == "arrow":
+        block = store.get(leaf.cid) if leaf.cid.codec == RAW else unixfs.read(store, leaf.cid)
+        return unpack(block, leaf.cid).schema
+    values: Sequence[Any] = leaf.values or ()
+    if leaf.format == "samples":
+        values = _first_linked(leaf, store)
+    return infer_schema(values)
+
+
+def first_leaf(manifest: Manifest) -> Leaf | None:
+    """The leaf of the first sample; ``None`` for an empty dataset."""
+    import numpy as np
+
+    if manifest.num_samples == 0:
+        return None
+    return manifest.locate(np.zeros(1, dtype=np.int64))[0][0]
+
+
+def _first_linked(leaf: Leaf, store: Blockstore) -> list[Any]:
+    links = [link_of(link, leaf.first + i, leaf.cid) for i, link in enumerate((leaf.values or ())[:INFERENCE_SAMPLES])]
+    cids = [link for link in links if isinstance(link, CID)]
+    values, errors = [], [link for link in links if isinstance(link, TorchIPFSError)]
+    for cid, block in zip(cids, store.get_many(cids, return_exceptions=True), strict=True):
+        try:
+            if isinstance(block, TorchIPFSError):
+                raise block
+            values.append(sample_value(cid, block, store))
+        except BROKEN as error:
+            errors.append(error)
+    if not values:
+        raise errors[0]
+    return values

@@ -1,0 +1,128 @@
+"""IPFSMapDataset: samples of a dataset by index, for DistributedSampler and random access."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, SupportsIndex, overload
+
+import numpy as np
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.collate import Batch, collate_samples, rows_of
+from torch_ipfs.dataset.opening import Opening, checked_columns
+from torch_ipfs.manifest.schema import Schema
+from torch_ipfs.manifest.tree import Manifest
+
+
+class Row(dict[str, Any]):
+    """A sample of a map dataset: a map of field to tensor or value, which ``default_collate`` treats as :class:`Rows` says."""
+
+
+class Rows(Sequence[Row]):
+    """Samples that were read together.
+
+    ``default_collate`` takes their columns as the batch that they are, instead of taking them apart and together again,
+    which costs more than reading them.
+    """
+
+    def __init__(self, batch: Batch, num_rows: int, schema: Schema) -> None:
+        self.batch, self.schema = batch, schema
+        self._num_rows = num_rows
+        self._rows: list[Row] | None = None
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Row | list[Row]:
+        if self._rows is None:
+            self._rows = [Row(sample) for sample in rows_of(self.batch, self._num_rows)]
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self[:])
+
+
+class IPFSMapDataset(Dataset[Any]):
+    """The samples of a dataset by index, verified block by block.
+
+    :param root: CID of the dataset, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
+    :param source: a Blockstore, or what :func:`torch_ipfs.open_blockstore` takes.
+    :param columns: fields to read; only these are decoded.
+    :param transform: applied to each sample.
+    """
+
+    def __init__(
+        self,
+        root: CID | str,
+        source: Blockstore | str | Sequence[str] | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._opening = Opening(root, source, checked_columns(columns))
+        self.transform = transform
+
+    @property
+    def root(self) -> CID | str:
+        return self._opening.root
+
+    @property
+    def manifest(self) -> Manifest:
+        """The dataset's root, read on first use."""
+        return self._opening.reader.manifest
+
+    def __len__(self) -> int:
+        return self.manifest.num_samples
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        """Sample ``index``; negative ones count from the end.
+
+        :raises IndexError: outside of the dataset.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> Sequence[Any]:
+        """Samples at ``indices``, read together; what DataLoader calls for a batch.
+
+        :raises IndexError: one is outside of the dataset.
+        """
+        size = len(self)
+        samples = np.array(indices, dtype=np.int64)
+        if len(samples) and (samples.min() < -size or samples.max() >= size):
+            bad = samples[(samples < -size) | (samples >= size)][0]
+            raise IndexError(f"sample {bad} is outside of a dataset of {size} samples")
+        samples = np.where(samples < 0, samples + size, samples)
+        reader = self._opening.reader
+        stream = reader.read(samples)
+        rows = next(stream)
+        try:
+            if rows.errors:
+                place = min(rows.errors)
+                rows.errors[place].add_note(f"while reading sample {samples[place]} of {self.manifest.root}")
+                raise rows.errors[place]
+            batch = reader.batch(rows)
+        finally:
+            stream.close()
+        if self.transform is not None:
+            return [self.transform(sample) for sample in rows_of(batch, len(rows))]
+        return Rows(batch, len(rows), reader.schema)
+
+    def __repr__(self) -> str:
+        return f"IPFSMapDataset({str(self.root)!r}, {self._opening.source_name!r})"
+
+
+def _collate_rows(batch: Sequence[Row], *, collate_fn_map: Any = None) -> Batch:  # noqa: ARG001 - torch gives it
+    if isinstance(batch, Rows):
+        return batch.batch
+    return collate_samples(list(batch), Schema(()))  # type: ignore[no-any-return]
+
+
+# default_collate's documented way to teach it a type; it looks at the type of a batch's first element.
+default_collate_fn_map[Row] = _collate_rows

@@ -1,0 +1,65 @@
+"""How a dataset object comes to a reader: on first use, once a process, and never through a pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from torch_ipfs.blockstore import open_blockstore
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.reader import Reader
+from torch_ipfs.errors import OptionError
+from torch_ipfs.manifest.tree import Manifest, resolve_root
+
+
+def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
+    """``columns`` as a tuple.
+
+    :raises OptionError: one string, or anything but strings: a frequent slip.
+    """
+    if columns is None:
+        return None
+    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
+        raise OptionError(f"columns must be a list of field names, but is {columns!r}")
+    return tuple(columns)
+
+
+class Opening:
+    """A root, where its blocks are, and which fields are wanted."""
+
+    def __init__(
+        self, root: CID | str, source: Blockstore | str | Sequence[str] | None, columns: tuple[str, ...] | None
+    ) -> None:
+        if not isinstance(root, CID | str):
+            raise OptionError(f"root is a CID, its text, /ipfs/CID/path or ipfs://CID/path, not {type(root).__name__}")
+        self.root = root
+        self._source = source
+        self._columns = columns
+        self._store: Blockstore | None = None
+        self._reader: tuple[int, Reader] | None = None
+
+    @property
+    def source_name(self) -> str:
+        """The source as errors and logs may show it."""
+        return str(getattr(self._store or self._source, "source", type(self._source).__name__))
+
+    @property
+    def store(self) -> Blockstore:
+        if self._store is None:
+            self._store = open_blockstore(self._source)
+        return self._store
+
+    @property
+    def reader(self) -> Reader:
+        """This process's reader. What a parent process had open is not carried on in a fork of it: its locks may be held."""
+        pid = os.getpid()
+        if self._reader is None or self._reader[0] != pid:
+            root = resolve_root(self.store, self.root)
+            self._reader = pid, Reader(self.store, Manifest(self.store, root), self._columns)
+        return self._reader[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A store that was opened from a name is opened anew; one that the caller made is the caller's, and travels.
+        return {**self.__dict__, "_store": None, "_reader": None}

@@ -1,0 +1,332 @@
+"""Samples by index, in the order they are asked for, with the blocks of those to come asked for ahead.
+
+The reader itself runs in the caller's thread alone. What is in flight belongs to the store's ``get_many``: it is given a
+generator of CIDs that looks ahead in the plan, and pulls from it as far as its window allows. Dropping a
+:class:`BatchStream` closes that iterator, which cancels what is in flight.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.collate import Batch
+from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, sample_value, shard_of, shards_of_rows
+from torch_ipfs.dataset.shards import ShardTable
+from torch_ipfs.dataset.shared import BLOCKS, SAMPLES, SHARDS
+from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.manifest.column import Shard
+from torch_ipfs.manifest.rows import shard_from_rows
+from torch_ipfs.manifest.tree import Leaf, Manifest
+
+Int64s = npt.NDArray[np.int64]
+
+LOOKAHEAD_ROWS = 65_536
+"""How far the plan is looked through for blocks to ask for; the store bounds what is in flight."""
+
+
+@dataclass(slots=True)
+class _ByRow:
+    """A leaf whose samples are decoded as they are read: links, or embedded samples of which one does not fit."""
+
+    leaf: Leaf
+
+
+@dataclass(slots=True)
+class Rows:
+    """Samples that were read: where each lies in the table, or why it could not be had.
+
+    :param samples: their indices in the dataset, shape (n,).
+    :param slots: slots of the table, shape (n,); of one that could not be had, -1.
+    :param rows: rows in their shards, shape (n,).
+    :param errors: places in the batch -> errors.
+    """
+
+    samples: Int64s
+    slots: Int64s
+    rows: Int64s
+    errors: dict[int, TorchIPFSError] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(slots=True)
+class _Planned:
+    """A batch on its way.
+
+    :param awaited: slots, and (place, CID) of linked samples, whose blocks were asked for and have not come.
+    """
+
+    rows: Rows
+    by_row: dict[int, int] = field(default_factory=dict)
+    awaited: int = 0
+    values: dict[int, Any] = field(default_factory=dict)
+    passing: list[int] = field(default_factory=list)
+
+
+class Reader:
+    """One process's way into one dataset.
+
+    :param columns: fields to decode; ``None`` for all.
+    """
+
+    def __init__(self, store: Blockstore, manifest: Manifest, columns: tuple[str, ...] | None = None) -> None:
+        self.store, self.manifest = store, manifest
+        self.schema = dataset_schema(manifest, store)
+        self.table = ShardTable(self.schema.select(columns))
+        self._leaves: dict[int, Leaf | _ByRow] = {}
+        self._broken: dict[int, TorchIPFSError] = {}
+        self.counters: Int64s = np.zeros(3, dtype=np.int64)
+
+    def locate(self, samples: Int64s) -> Rows:
+        """Where ``samples`` lie. Reads nodes of the manifest, no shards."""
+        leaves, member, rows = self.manifest.locate(samples)
+        slots = np.array([self._slot(leaf) for leaf in leaves], dtype=np.int64)
+        return Rows(samples, slots[member] if len(leaves) else member, rows)
+
+    def _slot(self, leaf: Leaf) -> int:
+        slot = self.table.slot(leaf.first)
+        if slot not in self._leaves:
+            self._leaves[slot] = _ByRow(leaf) if leaf.format == "samples" else leaf
+        return slot
+
+    def leaf(self, slot: int) -> Leaf | _ByRow:
+        return self._leaves[slot]
+
+    def error_of(self, slot: int) -> TorchIPFSError | None:
+        return self._broken.get(slot)
+
+    def is_missing(self, slot: int) -> bool:
+        """Whether the shard of ``slot`` is neither open nor known to be broken nor read row by row."""
+        return not self.table.open[slot] and slot not in self._broken and isinstance(self._leaves[slot], Leaf)
+
+    def accept(self, slot: int, block: Block | TorchIPFSError) -> None:
+        """Open the shard of ``slot`` from its block; note it as broken where it is that.
+
+        :raises TransportError: where that is what came in the block's place.
+        """
+        leaf = self._leaves[slot]
+        if not isinstance(leaf, Leaf) or not self.is_missing(slot):
+            return
+        try:
+            if isinstance(block, TorchIPFSError):
+                raise block
+            shard, held_bytes = shard_of(leaf, block, self.store, self.table.schema)
+            self.table.put(slot, shard, held_bytes)
+            self.counters[SHARDS] += 1
+        except BROKEN as error:
+            self._broken[slot] = error
+
+    def open_embedded(self, slot: int) -> None:
+        """Open the leaf of embedded samples in ``slot``; where one does not fit, have them decoded row by row."""
+        leaf = self._leaves[slot]
+        assert isinstance(leaf, Leaf)
+        assert leaf.values is not None
+        try:
+            shard = shard_from_rows(leaf.values, self.table.schema, first_position=leaf.first, cid=leaf.cid)
+            self.table.put(slot, shard, 64 * leaf.count * max(1, len(self.table.schema.fields)))
+        except BROKEN:
+            self._leaves[slot] = _ByRow(leaf)
+
+    def batch(self, rows: Rows) -> Batch:
+        """The values of ``rows``, all of which could be had."""
+        self.counters[SAMPLES] += len(rows)
+        return self.table.rows(rows.slots, rows.rows)
+
+    def forget_broken(self) -> None:
+        """Try again, from now on, what could not be had: a new epoch may find it."""
+        self._broken.clear()
+
+    def read(self, samples: Int64s) -> BatchStream:
+        """``samples`` as a stream of one batch."""
+        return BatchStream(self, iter([(samples, [len(samples)])]))
+
+
+class BatchStream:
+    """Batches of samples in order.
+
+    :param plan: sample indices of several batches end to end, with the lengths of the batches.
+    """
+
+    def __init__(self, reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> None:
+        self._reader = reader
+        self._batches = _split(reader, plan)
+        self._looked: deque[_Planned] = deque()
+        self._looked_rows = 0
+        self._requests: deque[tuple[_Planned, int, CID, bool]] = deque()
+        self._asked: deque[tuple[_Planned, int, CID, bool]] = deque()
+        self._requested: set[int] = set()
+        self._blocks: Iterator[Block | TorchIPFSError] | None = None
+        self._passing: list[int] = []
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Rows:
+        """The next batch, read. Its rows stay open until the next call."""
+        self._drop_passing()
+        if not self._looked and not self._look():
+            raise StopIteration
+        planned = self._looked.popleft()
+        self._looked_rows -= len(planned.rows)
+        while planned.awaited:
+            self._receive()
+        self._open_rest(planned)
+        self._passing = planned.passing
+        return planned.rows
+
+    def close(self) -> None:
+        """Cancel what is in flight and let go of what the last batch held open."""
+        blocks, self._blocks = self._blocks, None
+        close = getattr(blocks, "close", None)
+        if close is not None:
+            close()
+        self._drop_passing()
+
+    def _drop_passing(self) -> None:
+        while self._passing:
+            self._reader.table.drop(self._passing.pop())
+
+    def _look(self) -> bool:
+        """Take one more batch from the plan and note the blocks that it needs; ``False`` at the plan's end."""
+        rows = next(self._batches, None)
+        if rows is None:
+            return False
+        planned = _Planned(rows)
+        self._looked.append(planned)
+        self._looked_rows += len(rows)
+        table, reader = self._reader.table, self._reader
+        if not table.open[rows.slots].all():
+            for slot in dict.fromkeys(rows.slots[~table.open[rows.slots]].tolist()):
+                leaf = reader.leaf(slot)
+                if isinstance(leaf, _ByRow):
+                    self._look_by_row(planned, slot, leaf.leaf)
+                elif leaf.format == "arrow" and slot not in self._requested and reader.error_of(slot) is None:
+                    self._requested.add(slot)
+                    self._request(planned, slot, leaf.cid, False)
+        return True
+
+    def _look_by_row(self, planned: _Planned, slot: int, leaf: Leaf) -> None:
+        rows = planned.rows
+        for place in np.flatnonzero(rows.slots == slot).tolist():
+            planned.by_row[place] = slot
+            value = (leaf.values or ())[int(rows.rows[place])]
+            if leaf.format == "data":
+                planned.values[place] = value
+                continue
+            link = link_of(value, int(rows.samples[place]), leaf.cid)
+            if isinstance(link, CID):
+                self._request(planned, place, link, True)
+            else:
+                planned.values[place] = link
+
+    def _request(self, planned: _Planned, key: int, cid: CID, linked: bool) -> None:
+        planned.awaited += 1
+        self._requests.append((planned, key, cid, linked))
+
+    def _ask(self) -> Iterator[CID]:
+        """CIDs in the order in which they are needed, for ``get_many`` to pull as far as its window allows."""
+        while True:
+            if self._requests:
+                request = self._requests.popleft()
+                self._asked.append(request)
+                yield request[2]
+            elif self._looked_rows >= LOOKAHEAD_ROWS or not self._look():
+                return
+
+    def _receive(self) -> None:
+        """Take the next block that was asked for."""
+        if self._blocks is None:
+            self._blocks = self._reader.store.get_many(self._ask(), return_exceptions=True)
+        block = next(self._blocks, None)
+        if block is None:
+            self._blocks = None
+            return
+        planned, key, cid, linked = self._asked.popleft()
+        planned.awaited -= 1
+        self._reader.counters[BLOCKS] += not isinstance(block, TorchIPFSError)
+        if linked:
+            planned.values[key] = _value_or_error(cid, block, self._reader.store)
+        else:
+            self._requested.discard(key)
+            self._reader.accept(key, block)
+
+    def _open_rest(self, planned: _Planned) -> None:
+        """Open what was asked for by another batch and let go of since, and what needs no block of its own."""
+        reader, rows = self._reader, planned.rows
+        table = reader.table
+        if not table.open[rows.slots].all():
+            for slot in dict.fromkeys(rows.slots[~table.open[rows.slots]].tolist()):
+                self._open(planned, slot)
+            self._place_by_row(planned)
+            for place, slot in enumerate(rows.slots.tolist()):
+                error = reader.error_of(slot) if slot >= 0 and not table.open[slot] else None
+                if error is not None:
+                    rows.errors[place] = error
+                    rows.slots[place] = -1
+        if table.over_budget:
+            table.close_least_used(set(rows.slots.tolist()))
+
+    def _open(self, planned: _Planned, slot: int) -> None:
+        reader = self._reader
+        leaf = reader.leaf(slot)
+        if isinstance(leaf, Leaf) and leaf.format == "data":
+            reader.open_embedded(slot)
+            leaf = reader.leaf(slot)
+        if isinstance(leaf, Leaf):
+            while slot in self._requested:
+                self._receive()
+            if reader.is_missing(slot):
+                reader.accept(slot, next(iter(reader.store.get_many([leaf.cid], return_exceptions=True))))
+        elif not any(at == slot for at in planned.by_row.values()):
+            self._look_by_row(planned, slot, leaf.leaf)
+            while planned.awaited:
+                self._receive()
+
+    def _place_by_row(self, planned: _Planned) -> None:
+        """Make shards of the samples that were read one by one, and point the batch's rows at them."""
+        rows, reader = planned.rows, self._reader
+        for slot in dict.fromkeys(planned.by_row.values()):
+            leaf = reader.leaf(slot)
+            assert isinstance(leaf, _ByRow)
+            places = [place for place, at in planned.by_row.items() if at == slot]
+            values = [planned.values[place] for place in places]
+            samples = [int(rows.samples[place]) for place in places]
+            for members, shard in shards_of_rows(values, samples, reader.table.schema, leaf.leaf.cid):
+                where = [places[i] for i in members]
+                if isinstance(shard, Shard):
+                    passing = reader.table.put_passing(shard)
+                    planned.passing.append(passing)
+                    rows.slots[where] = passing
+                    rows.rows[where] = np.arange(len(where))
+                else:
+                    rows.errors.update((place, shard) for place in where)
+                    rows.slots[where] = -1
+
+
+def _split(reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> Iterator[Rows]:
+    for samples, lengths in plan:
+        located = reader.locate(samples)
+        start = 0
+        for length in lengths:
+            end = start + length
+            # Copies, because rows that are read one by one are pointed elsewhere.
+            yield Rows(samples[start:end], located.slots[start:end].copy(), located.rows[start:end].copy())
+            start = end
+
+
+def _value_or_error(cid: CID, block: Block | TorchIPFSError, store: Blockstore) -> Any:
+    try:
+        if isinstance(block, TorchIPFSError):
+            raise block
+        return sample_value(cid, block, store)
+    except BROKEN as error:
+        return error

@@ -1,0 +1,161 @@
+"""The shards that a reader holds open, in numbered slots, and batches gathered out of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.dataset.collate import Batch, to_tensor, to_torch
+from torch_ipfs.dataset.gather import Gather
+from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Shard, StructColumn
+from torch_ipfs.manifest.schema import Field, Schema
+
+Int64s = npt.NDArray[np.int64]
+_Kind = TypeVar("_Kind", FixedColumn, ObjectColumn, StructColumn)
+
+SHARD_BUDGET_BYTES = 160 * 2**20
+"""Bytes of open shards that lie in this process's own memory; those in mapped files cost but their objects."""
+_SHARD_OBJECTS_BYTES = 4096
+
+
+class _Objects:
+    """One field of Python values over the shards in numbered slots; what :class:`Gather` is for fixed sizes."""
+
+    def __init__(self, field: Field) -> None:
+        self._field = field
+        self._columns: dict[int, ObjectColumn] = {}
+
+    def set(self, slot: int, column: ObjectColumn | None) -> None:
+        if column is None:
+            self._columns.pop(slot, None)
+        else:
+            self._columns[slot] = column
+
+    def rows(self, slots: Int64s, rows: Int64s) -> list[Any]:
+        out: list[Any] = [None] * len(rows)
+        for slot in dict.fromkeys(slots.tolist()):
+            chosen = np.flatnonzero(slots == slot)
+            for i, value in zip(chosen.tolist(), self._columns[slot].take(rows[chosen]), strict=True):
+                out[i] = to_torch(value, self._field)
+        return out
+
+
+class _Columns:
+    """The fields of a schema, or of a struct in it, over the shards in numbered slots."""
+
+    def __init__(self, fields: tuple[tuple[str, Field], ...]) -> None:
+        self._fields = fields
+        self._columns: dict[str, Gather | _Objects | _Columns] = {name: _over_slots(field) for name, field in fields}
+
+    def set(self, slot: int, columns: dict[str, Column] | None) -> None:
+        for name, over_slots in self._columns.items():
+            column = None if columns is None else columns[name]
+            if isinstance(over_slots, Gather):
+                over_slots.set(slot, None if column is None else _as(FixedColumn, column).array)
+            elif isinstance(over_slots, _Objects):
+                over_slots.set(slot, None if column is None else _as(ObjectColumn, column))
+            else:
+                over_slots.set(slot, None if column is None else _as(StructColumn, column).columns)
+
+    def rows(self, slots: Int64s, rows: Int64s) -> Batch:
+        batch: Batch = {}
+        for name, field in self._fields:
+            over_slots = self._columns[name]
+            if isinstance(over_slots, Gather):
+                batch[name] = to_tensor(over_slots.rows(slots, rows), field.dtype)
+            else:
+                batch[name] = over_slots.rows(slots, rows)
+        return batch
+
+
+def _over_slots(field: Field) -> Gather | _Objects | _Columns:
+    if field.fixed:
+        return Gather(field)
+    if field.dtype == "struct" and not field.nullable:
+        return _Columns(field.fields)
+    return _Objects(field)
+
+
+def _as(kind: type[_Kind], column: Column) -> _Kind:
+    """``column``, which the schema says is of ``kind``: a shard of another schema never gets as far as a slot."""
+    if not isinstance(column, kind):
+        raise TypeError(f"expected a {kind.__name__} for {column.field}, found a {type(column).__name__}")
+    return column
+
+
+class ShardTable:
+    """Open shards in slots. A slot belongs to one leaf, for as long as the table lives, whether its shard is open or not.
+
+    :param budget_bytes: bound on open shards' own memory; the least recently used are let go of above it.
+    """
+
+    def __init__(self, schema: Schema, budget_bytes: int = SHARD_BUDGET_BYTES) -> None:
+        self.schema = schema
+        self._columns = _Columns(schema.fields)
+        self._slots: dict[int, int] = {}
+        self._free: list[int] = []
+        self._size = 0
+        self._budget_bytes = budget_bytes
+        self._held: OrderedDict[int, int] = OrderedDict()
+        self._held_bytes = 0
+        self.open = np.zeros(0, dtype=np.bool_)
+        """Which slots have their shard. Shape (slots,)."""
+
+    def slot(self, first: int) -> int:
+        """The slot of the leaf whose first sample is ``first``."""
+        slot = self._slots.get(first)
+        if slot is None:
+            slot = self._slots[first] = self._new_slot()
+        return slot
+
+    def _new_slot(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._size += 1
+        if self._size > len(self.open):
+            self.open = np.append(self.open, np.zeros(max(64, len(self.open)), dtype=np.bool_))
+        return self._size - 1
+
+    def put(self, slot: int, shard: Shard, held_bytes: int) -> None:
+        """Open ``shard`` in ``slot``.
+
+        :param held_bytes: of its memory that is not a mapped file.
+        """
+        self._columns.set(slot, shard.columns)
+        self.open[slot] = True
+        self._held[slot] = held_bytes + _SHARD_OBJECTS_BYTES
+        self._held_bytes += self._held[slot]
+
+    def put_passing(self, shard: Shard) -> int:
+        """Open ``shard`` in a slot of its own until :meth:`drop`: rows that were decoded for one batch."""
+        slot = self._new_slot()
+        self._columns.set(slot, shard.columns)
+        self.open[slot] = True
+        return slot
+
+    def drop(self, slot: int) -> None:
+        """Let go of a passing shard; its slot is free again."""
+        self._columns.set(slot, None)
+        self.open[slot] = False
+        self._free.append(slot)
+
+    @property
+    def over_budget(self) -> bool:
+        return self._held_bytes > self._budget_bytes
+
+    def close_least_used(self, in_use: set[int]) -> None:
+        """Close shards until the budget is kept, those in slots ``in_use`` last of all, which means not at all."""
+        for slot in in_use & self._held.keys():
+            self._held.move_to_end(slot)
+        while self.over_budget and len(self._held) > len(in_use):
+            slot, held_bytes = self._held.popitem(last=False)
+            self._held_bytes -= held_bytes
+            self.open[slot] = False
+            self._columns.set(slot, None)
+
+    def rows(self, slots: Int64s, rows: Int64s) -> Batch:
+        """The batch of the samples at ``rows`` of the shards in ``slots``, which are open. Shapes (n,)."""
+        return self._columns.rows(slots, rows)

@@ -1,0 +1,321 @@
+"""A dataset's root and the nodes below it, read as they are needed.
+
+A node is a map with exactly one of ``samples`` (links, or CID strings), ``data`` (embedded samples) and ``shards``
+(entries of ``{"cid", "count", "bytes", "format"}``, each again a node or a packed shard); the root may be a bare list of
+CIDs or of samples. Nodes come as DAG-CBOR, DAG-JSON or JSON, in a block of that codec or in a raw block or UnixFS file.
+
+Nothing a node says is believed before it is checked: a child that holds another count than its parent claims is a
+:class:`ManifestError`, and so is a tree that is too deep or claims too many samples.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs import unixfs
+from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.codec import dag_json, decode
+from torch_ipfs.codec import json as plain_json
+from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
+from torch_ipfs.errors import CodecError, ManifestError, OptionError
+from torch_ipfs.manifest.schema import Schema
+
+Int64s = npt.NDArray[np.int64]
+Format = Literal["arrow", "data", "samples"]
+
+MAX_DEPTH = 16
+"""Levels of nodes, the root included."""
+MAX_SAMPLES = 2**48
+"""Samples that a root may claim: far above any real dataset, far below where 64-bit arithmetic could overflow."""
+MAX_NODE_BYTES = 256 * 2**20
+"""A node that comes as a UnixFS file, such as a JSON list of a million CIDs. Other nodes are bounded by the block size."""
+KEPT_NODE_BYTES = 64 * 2**20
+
+_CONTENTS = ("samples", "data", "shards")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Samples that are read together: a packed shard, or a node of embedded or linked samples.
+
+    :param first: index in the dataset of its first sample.
+    :param values: the samples of ``data``, the links (CID, or text of one) of ``samples``; ``None`` for a packed shard.
+    """
+
+    cid: CID
+    first: int
+    count: int
+    format: Format
+    values: Sequence[Any] | None = None
+
+
+class Node:
+    """A node with its children, or a leaf of ``data`` or ``samples``: a :class:`torch_ipfs.plan.shuffle.CountedNode`.
+
+    :param entries: of an inner node the ``shards`` list, checked; of a leaf ``None``.
+    """
+
+    def __init__(
+        self, manifest: Manifest, depth: int, first: int, leaf: Leaf | None, entries: list[Any] | None
+    ) -> None:
+        self._manifest = manifest
+        self.depth, self.first, self.leaf = depth, first, leaf
+        # Compact, because hundreds of nodes may be kept: arrays and one string of bytes, no object a child.
+        entries = entries or []
+        self.counts: Int64s = np.array([entry["count"] for entry in entries], dtype=np.int64)
+        self.inner = np.array([entry["format"] == "manifest" for entry in entries], dtype=np.bool_)
+        cids = [bytes(entry["cid"]) for entry in entries]
+        self._cid_ends = np.cumsum([len(cid) for cid in cids], dtype=np.int64)
+        self._cids = b"".join(cids)
+        self.firsts: Int64s = np.cumsum(self.counts) - self.counts + first
+        self.num_samples = leaf.count if leaf else int(self.counts.sum())
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.leaf is not None
+
+    @property
+    def kept_bytes(self) -> int:
+        """About what the node costs to keep."""
+        return len(self._cids) + 25 * len(self.counts) + (100 * self.leaf.count if self.leaf else 0)
+
+    def cid(self, i: int) -> CID:
+        start = int(self._cid_ends[i - 1]) if i else 0
+        return CID.from_bytes(self._cids[start : int(self._cid_ends[i])])
+
+    def child(self, i: int) -> Node:
+        """Child ``i``, which is a node; read where it is not kept."""
+        return self._manifest.node(self.cid(i), self.depth + 1, int(self.firsts[i]), int(self.counts[i]))
+
+    def leaf_of(self, i: int) -> Leaf:
+        """Child ``i``, which is a packed shard."""
+        return Leaf(self.cid(i), int(self.firsts[i]), int(self.counts[i]), "arrow")
+
+
+class Manifest:
+    """A dataset as its root describes it. Opening it reads the root alone.
+
+    :param root: CID of the root.
+    :raises ManifestError: the root is no dataset.
+    :raises BlockError: the root could not be had.
+    """
+
+    def __init__(self, store: Blockstore, root: CID) -> None:
+        self.root = root
+        self._store = store
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], Node] = OrderedDict()
+        self._kept_bytes = 0
+        self._fields, self._root_node = self._read(root, 0, 0)
+        self.num_samples = self._root_node.num_samples
+        schema = self._fields.get("schema")
+        try:
+            self.schema = None if schema is None else Schema.from_ipld(schema)
+        except ManifestError as error:
+            raise self._error(str(error), root) from None
+
+    @property
+    def root_node(self) -> Node:
+        return self._root_node
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the root says beside its samples: name, description, version, created_at and whatever else it has."""
+        return {key: value for key, value in self._fields.items() if key not in _CONTENTS}
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a typical shard: the mean below the first node that has leaves, so that little is read for it."""
+        node = self._root_node
+        while True:
+            filled = np.flatnonzero(node.counts)
+            if len(filled) == 0:
+                return max(1, node.num_samples)
+            mean = -(-node.num_samples // len(filled))
+            if not node.inner[filled[0]]:
+                return mean
+            node = node.child(int(filled[0]))
+            if node.is_leaf:
+                return mean
+
+    def node(self, cid: CID, depth: int, first: int, count: int) -> Node:
+        """The node ``cid`` at ``depth``, which its parent says holds ``count`` samples from index ``first`` on."""
+        key = (depth, first)
+        with self._lock:
+            if node := self._kept.get(key):
+                self._kept.move_to_end(key)
+                return node
+        _, node = self._read(cid, depth, first)
+        if node.num_samples != count:
+            raise self._error(f"the node holds {node.num_samples} samples where its parent claims {count}", cid)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = node
+                self._kept_bytes += node.kept_bytes
+            while self._kept_bytes > KEPT_NODE_BYTES and len(self._kept) > 1:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].kept_bytes
+        return node
+
+    def locate(self, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+        """Where samples are: leaves, for each sample which of them, and its row there.
+
+        :param samples: sample indices in [0, N), shape (n,).
+        :returns: leaves; indices into them, shape (n,); rows, shape (n,).
+        """
+        leaves: list[Leaf] = []
+        member = np.empty(len(samples), dtype=np.int64)
+        self._locate(self._root_node, samples, np.arange(len(samples)), leaves, member)
+        firsts = np.array([leaf.first for leaf in leaves], dtype=np.int64)
+        return leaves, member, samples - firsts[member] if leaves else samples
+
+    def _locate(self, node: Node, samples: Int64s, where: Int64s, leaves: list[Leaf], member: Int64s) -> None:
+        if node.leaf:
+            member[where] = len(leaves)
+            leaves.append(node.leaf)
+            return
+        slots = np.searchsorted(node.firsts + node.counts, samples, side="right")
+        children, inverse = np.unique(slots, return_inverse=True)
+        if not node.inner[children].any():
+            member[where] = inverse + len(leaves)
+            leaves += [node.leaf_of(i) for i in children.tolist()]
+            return
+        for k, i in enumerate(children.tolist()):
+            chosen = np.flatnonzero(inverse == k)
+            if node.inner[i]:
+                self._locate(node.child(i), samples[chosen], where[chosen], leaves, member)
+            else:
+                member[where[chosen]] = len(leaves)
+                leaves.append(node.leaf_of(i))
+
+    def _read(self, cid: CID, depth: int, first: int) -> tuple[Mapping[str, Any], Node]:
+        if depth >= MAX_DEPTH:
+            raise self._error(f"the manifest's nodes lie in each other more than {MAX_DEPTH} deep", cid)
+        value = self._decode(cid)
+        if isinstance(value, list):
+            value = {"samples" if value and all(map(_names_block, value)) else "data": value}
+        if not isinstance(value, dict):
+            raise self._error(f"expected a dataset as a map or a list, found {_kind(value)}", cid)
+        present = [key for key in _CONTENTS if key in value]
+        if len(present) != 1:
+            found = " and ".join(present) or f"none, but {_listed(value)}"
+            raise self._error(f"expected exactly one of samples, data and shards, found {found}", cid)
+        content = value[present[0]]
+        if not isinstance(content, list):
+            raise self._error(f"expected {present[0]} as a list, found {_kind(content)}", cid)
+        if present[0] == "shards":
+            return value, Node(self, depth, first, None, self._checked_entries(content, cid))
+        if present[0] == "samples":
+            content = self._checked_links(content, cid)
+        leaf = Leaf(cid, first, len(content), "samples" if present[0] == "samples" else "data", content)
+        return value, Node(self, depth, first, leaf, None)
+
+    def _decode(self, cid: CID) -> Any:
+        if cid.codec not in (RAW, DAG_PB, DAG_CBOR, DAG_JSON, JSON):
+            raise self._error(f"codec {cid.codec_name} holds no dataset: expected dag-cbor, dag-json or json", cid)
+        try:
+            if cid.codec in (RAW, DAG_PB):
+                return _decode_json(unixfs.read(self._store, cid, max_bytes=MAX_NODE_BYTES))
+            return decode(cid, self._store.get(cid))
+        except CodecError as error:
+            raise self._error(f"the dataset's node cannot be read: {error}", cid) from error
+
+    def _checked_entries(self, entries: list[Any], cid: CID) -> list[dict[str, Any]]:
+        checked, total = [], 0
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise self._error(f"shards[{i}] is {_kind(entry)}, expected a map with cid, count and format", cid)
+            count, form = entry.get("count"), entry.get("format", "manifest")
+            if type(count) is not int or count < 0:
+                raise self._error(
+                    f"shards[{i}] has the count {count!r:.40}, expected a whole number of at least 0", cid
+                )
+            if form not in ("manifest", "arrow"):
+                raise self._error(f"shards[{i}] has the format {form!r:.40}, expected 'manifest' or 'arrow'", cid)
+            size = entry.get("bytes")
+            if size is not None and (type(size) is not int or size < 0):
+                raise self._error(f"shards[{i}] has {size!r:.40} bytes, expected a whole number of at least 0", cid)
+            total += count
+            if total > MAX_SAMPLES:
+                raise self._error(f"the shards claim more than {MAX_SAMPLES} samples, at shards[{i}]", cid)
+            try:
+                checked.append({"cid": as_cid(entry.get("cid")), "count": count, "format": form})
+            except CodecError as error:
+                raise self._error(f"shards[{i}] has no CID: {error}", cid) from None
+        return checked
+
+    def _checked_links(self, links: list[Any], cid: CID) -> list[Any]:
+        """``links`` as CIDs and texts. A text that is no CID is found out where its sample is read: one bad sample, not all."""
+        if set(map(type, links)) <= {CID, str}:
+            return links
+        links = [link["/"] if _is_json_link(link) else link for link in links]
+        for i, link in enumerate(links):
+            if not isinstance(link, CID | str):
+                raise self._error(f"samples[{i}] is {_kind(link)}, expected a CID; embedded samples go under data", cid)
+        return links
+
+    def _error(self, message: str, cid: CID) -> ManifestError:
+        return ManifestError(message, cid=cid, source=getattr(self._store, "source", None))
+
+
+def resolve_root(store: Blockstore, root: CID | str) -> CID:
+    """The CID that ``root`` names: a CID, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
+
+    :raises CodecError: it names none.
+    :raises BlockNotFound: a part of its path is not there.
+    """
+    if isinstance(root, CID):
+        return root
+    if not isinstance(root, str):
+        raise OptionError(f"root is a CID, its text, /ipfs/CID/path or ipfs://CID/path, not {type(root).__name__}")
+    return unixfs.resolve(store, root)
+
+
+def as_cid(value: Any) -> CID:
+    """The CID that a manifest names as a link, as text, or as DAG-JSON's map for a link in plain JSON.
+
+    :raises CodecError: it names none.
+    """
+    if isinstance(value, CID):
+        return value
+    if _is_json_link(value):
+        value = value["/"]
+    if not isinstance(value, str):
+        raise CodecError(f"expected a CID, found {_kind(value)}")
+    return CID.parse(value)
+
+
+def _decode_json(data: Block) -> Any:
+    """DAG-JSON where it is that, else plain JSON: a file does not say which."""
+    try:
+        return dag_json.decode(data)
+    except CodecError:
+        return plain_json.decode(data)
+
+
+def _names_block(value: Any) -> bool:
+    try:
+        as_cid(value)
+    except CodecError:
+        return False
+    return True
+
+
+def _is_json_link(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == ["/"] and isinstance(value["/"], str)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a map", list: "a list", str: "text", type(None): "null", CID: "a link"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _listed(value: Mapping[str, Any]) -> str:
+    names = sorted(map(repr, value))
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "an empty map"
