@@ -22,8 +22,8 @@ Rows = npt.NDArray[np.int64]
 class FixedColumn:
     """A column of numbers or tensors of one shape.
 
-    :param array: ``(num_rows, *shape)`` in the field's storage dtype (``schema.STORAGE``; complex32 has a last dimension
-        of 2 more). Rows are contiguous. It may be unaligned: blocks of a CAR start at any byte.
+    :param array: ``(num_rows, *shape)`` in the field's storage dtype (``schema.STORAGE``; complex32 has a last
+        dimension of 2 more). Rows are contiguous. It may be unaligned: blocks of a CAR start at any byte.
     """
 
     field: Field
@@ -38,9 +38,9 @@ class FixedColumn:
 class ObjectColumn:
     """A column of anything else: text, bytes, links, lists, ragged tensors, and whatever may be null.
 
-    :param take: row numbers -> their values. A value is ``None``, ``str``, ``bytes``, ``CID``, ``list`` or ``dict``; that
-        of a numeric field is an ``np.ndarray`` of its own in the storage dtype (0-d for a scalar), but scalars inside
-        lists are Python's ``bool``, ``int``, ``float`` and ``complex``.
+    :param take: row numbers -> their values. A value is ``None``, ``str``, ``bytes``, ``CID``, ``list`` or ``dict``;
+        that of a numeric field is an ``np.ndarray`` of its own in the storage dtype (0-d for a scalar), but scalars
+        inside lists are Python's ``bool``, ``int``, ``float`` and ``complex``.
     """
 
     field: Field

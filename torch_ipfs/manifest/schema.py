@@ -4,8 +4,8 @@ A schema is decided once for a whole dataset. Written datasets carry it in their
 
     [{"name": "image", "dtype": "uint8", "shape": [3, 32, 32]}, {"name": "caption", "dtype": "text", "nullable": True}]
 
-``shape`` belongs to numeric fields (``[]`` is a scalar, and is left out; ``None`` is a dimension that varies from sample
-to sample), ``item`` to lists and ``fields`` to structs.
+``shape`` belongs to numeric fields (``[]`` is a scalar, and is left out; ``None`` is a dimension that varies from
+sample to sample), ``item`` to lists and ``fields`` to structs.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _check_names(fields: tuple[tuple[str, Field], ...]) -> None:
 
 
 def _depths(fields: tuple[tuple[str, Field], ...]) -> Iterator[int]:
-    """The depth of each field of all levels, the outermost at 1; without recursion, which a bound is yet to be put to."""
+    """The depth of each field of all levels, the outermost at 1; without recursion, which nothing bounds yet."""
     pending = [(1, field) for _, field in fields]
     while pending:
         depth, field = pending.pop()

@@ -1,0 +1,305 @@
+"""Values of one field for many rows, laid out as Arrow lays them out.
+
+Writing makes these arrays from what the user has and packs them; reading makes them as views of a block, or from
+decoded samples, and takes rows from them. Their classes mirror Arrow's layouts.
+
+``valid`` is ``None`` where nothing is null, else an array of bools. What lies under a null is zero or empty: this is
+what makes packed bytes a function of the values alone, and whoever makes an array sees to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import CodecError, ManifestError
+from torch_ipfs.manifest.numbers import element_storage, is_complex, to_python
+from torch_ipfs.manifest.schema import STORAGE, Field
+
+Rows = npt.NDArray[np.int64]
+Valid = npt.NDArray[np.bool_] | None
+Offsets = npt.NDArray[np.signedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberArray:
+    """Numbers or tensors of one shape.
+
+    :param dtype: a key of ``schema.STORAGE``.
+    :param values: ``(rows, *shape)`` of the storage dtype; complex32 has a last dimension of 2 more.
+    """
+
+    dtype: str
+    values: npt.NDArray[Any]
+    valid: Valid = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def slice(self, start: int, stop: int) -> NumberArray:
+        return NumberArray(self.dtype, self.values[start:stop], _cut(self.valid, start, stop))
+
+    def take(self, rows: Rows) -> list[Any]:
+        values = self.values
+        return _with_nulls(self.valid, rows, lambda rows: [values[row, ...].copy() for row in rows.tolist()])
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryArray:
+    """Text (UTF-8), bytes or links (CIDs in binary), one after the other in ``data``.
+
+    :param dtype: ``text``, ``bytes`` or ``link``.
+    :param offsets: ``rows + 1`` offsets into ``data``, never falling.
+    """
+
+    dtype: str
+    offsets: Offsets
+    data: memoryview
+    valid: Valid = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def slice(self, start: int, stop: int) -> BinaryArray:
+        return BinaryArray(self.dtype, self.offsets[start : stop + 1], self.data, _cut(self.valid, start, stop))
+
+    def take(self, rows: Rows) -> list[Any]:
+        return _with_nulls(self.valid, rows, self._values)
+
+    def _values(self, rows: Rows) -> list[Any]:
+        data, spans = self.data, zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
+        if self.dtype == "text":
+            return [str(data[start:stop], "utf-8") for start, stop in spans]
+        if self.dtype == "bytes":
+            return [bytes(data[start:stop]) for start, stop in spans]
+        try:
+            return [CID.from_bytes(bytes(data[start:stop])) for start, stop in spans]
+        except CodecError as error:
+            raise ManifestError(f"a field of links holds what is no CID: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ListArray:
+    """Lists of any length; ``offsets`` (``rows + 1`` of them) point into ``items``."""
+
+    offsets: Offsets
+    items: Array
+    valid: Valid = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def slice(self, start: int, stop: int) -> ListArray:
+        return ListArray(self.offsets[start : stop + 1], self.items, _cut(self.valid, start, stop))
+
+    def take(self, rows: Rows) -> list[Any]:
+        return _with_nulls(self.valid, rows, self._values)
+
+    def _values(self, rows: Rows) -> list[Any]:
+        starts, stops = self.offsets[rows].astype(np.int64), self.offsets[rows + 1].astype(np.int64)
+        lengths = stops - starts
+        ends = np.cumsum(lengths)
+        places = np.repeat(starts - (ends - lengths), lengths) + np.arange(_last(ends))
+        items = take_items(self.items, places)
+        return [items[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class StructArray:
+    """Maps that all have the same fields: an array for each field, all of ``length`` rows."""
+
+    fields: dict[str, Array]
+    length: int
+    valid: Valid = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def slice(self, start: int, stop: int) -> StructArray:
+        fields = {name: array.slice(start, stop) for name, array in self.fields.items()}
+        return StructArray(fields, stop - start, _cut(self.valid, start, stop))
+
+    def take(self, rows: Rows) -> list[Any]:
+        return _with_nulls(self.valid, rows, lambda rows: self.maps([a.take(rows) for a in self.fields.values()], rows))
+
+    def maps(self, columns: list[list[Any]], rows: Rows) -> list[Any]:
+        """The maps of ``rows``, given the values of each field."""
+        if not columns:
+            return [{} for _ in range(len(rows))]
+        return [dict(zip(self.fields, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedArray:
+    """Tensors of one rank whose dimensions vary.
+
+    :param offsets: ``rows + 1`` offsets into ``elements``.
+    :param elements: ``(elements,)`` of what Arrow sees: floats where the dtype is complex, bytes where it is bool.
+    :param shapes: ``(rows, rank)`` int32; where the dtype is complex, with a last dimension of 2 more.
+    """
+
+    dtype: str
+    offsets: Offsets
+    elements: npt.NDArray[Any]
+    shapes: npt.NDArray[np.int32]
+    valid: Valid = None
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def slice(self, start: int, stop: int) -> RaggedArray:
+        shapes, valid = self.shapes[start:stop], _cut(self.valid, start, stop)
+        return RaggedArray(self.dtype, self.offsets[start : stop + 1], self.elements, shapes, valid)
+
+    def take(self, rows: Rows) -> list[Any]:
+        return _with_nulls(self.valid, rows, self._values)
+
+    def _values(self, rows: Rows) -> list[Any]:
+        starts, stops, shapes = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), self.shapes[rows].tolist()
+        elements = self.elements.view(np.bool_) if self.dtype == "bool" else self.elements
+        spans = zip(starts, stops, shapes, strict=True)
+        tensors = [elements[start:stop].reshape(shape).copy() for start, stop, shape in spans]
+        if STORAGE[self.dtype].kind == "c":
+            return [tensor.view(STORAGE[self.dtype])[..., 0] for tensor in tensors]
+        return tensors
+
+
+@dataclass(frozen=True, slots=True)
+class NullArray:
+    """Nothing but nulls."""
+
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def slice(self, start: int, stop: int) -> NullArray:
+        return NullArray(stop - start)
+
+    def take(self, rows: Rows) -> list[Any]:
+        return [None] * len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueArray:
+    """Decoded values as they came, for fields of dtype ``any``. It cannot be packed."""
+
+    values: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def slice(self, start: int, stop: int) -> ValueArray:
+        return ValueArray(self.values[start:stop])
+
+    def take(self, rows: Rows) -> list[Any]:
+        return [_copy(self.values[row]) for row in rows.tolist()]
+
+
+Array = NumberArray | BinaryArray | ListArray | StructArray | RaggedArray | NullArray | ValueArray
+
+
+def take_items(array: Array, rows: Rows) -> list[Any]:
+    """``array.take`` for what lies in a list: scalars are Python's numbers there."""
+    if isinstance(array, NumberArray) and array.values.ndim == 1 + (array.dtype == "complex32"):
+        return _with_nulls(array.valid, rows, lambda rows: to_python(array.dtype, array.values[rows]))
+    if isinstance(array, StructArray):
+        fields = array.fields.values()
+        return _with_nulls(array.valid, rows, lambda rows: array.maps([take_items(a, rows) for a in fields], rows))
+    return array.take(rows)
+
+
+def blank(field: Field, length: int) -> Array:
+    """``length`` rows of a field without a value: null where it may be, else zero or empty."""
+    valid = np.zeros(length, dtype=np.bool_) if field.nullable else None
+    offsets = np.broadcast_to(np.zeros((), dtype=np.int32), (length + 1,))
+    if field.numeric and None in field.shape:
+        shape = [size or 0 for size in field.shape] + [2] * is_complex(field.dtype)
+        shapes = np.broadcast_to(np.array(shape, dtype=np.int32), (length, len(shape)))
+        return RaggedArray(field.dtype, offsets, np.zeros(0, dtype=element_storage(field.dtype)), shapes, valid)
+    if field.numeric:
+        zero = np.zeros((), dtype=STORAGE[field.dtype])
+        shape = [size or 0 for size in field.shape]
+        return NumberArray(field.dtype, np.broadcast_to(zero, (length, *shape, *zero.shape)), valid)
+    if field.item is not None:
+        return ListArray(offsets, blank(field.item, 0), valid)
+    if field.dtype == "struct":
+        return StructArray({name: blank(child, length) for name, child in field.fields}, length, valid)
+    if field.dtype in ("null", "any"):
+        return NullArray(length) if field.dtype == "null" else ValueArray([None] * length)
+    return BinaryArray(field.dtype, offsets, memoryview(b""), valid)
+
+
+def concatenate(arrays: Sequence[Array]) -> Array:
+    """One array of the rows of ``arrays``, which are of one field; a single one is given back as it is."""
+    first = arrays[0]
+    if len(arrays) == 1:
+        return first
+    kept: list[Any] = list(arrays)
+    if isinstance(first, NullArray):
+        return NullArray(sum(map(len, arrays)))
+    if isinstance(first, ValueArray):
+        return ValueArray([value for array in kept for value in array.values])
+    valid = _concatenate_valid(kept)
+    if isinstance(first, NumberArray):
+        return NumberArray(first.dtype, np.concatenate([array.values for array in kept]), valid)
+    if isinstance(first, StructArray):
+        fields = {name: concatenate([array.fields[name] for array in kept]) for name in first.fields}
+        return StructArray(fields, sum(map(len, arrays)), valid)
+    spans = [(int(array.offsets[0]), int(array.offsets[-1])) for array in kept]
+    offsets = _concatenate_offsets(kept, spans)
+    if isinstance(first, BinaryArray):
+        data = b"".join([array.data[start:stop] for array, (start, stop) in zip(kept, spans, strict=True)])
+        return BinaryArray(first.dtype, offsets, memoryview(data), valid)
+    if isinstance(first, ListArray):
+        items = [array.items.slice(start, stop) for array, (start, stop) in zip(kept, spans, strict=True)]
+        return ListArray(offsets, concatenate(items), valid)
+    elements = [array.elements[start:stop] for array, (start, stop) in zip(kept, spans, strict=True)]
+    shapes = np.concatenate([array.shapes for array in kept])
+    return RaggedArray(first.dtype, offsets, np.concatenate(elements), shapes, valid)
+
+
+def _concatenate_valid(arrays: list[Any]) -> Valid:
+    if all(array.valid is None for array in arrays):
+        return None
+    return np.concatenate([np.ones(len(a), dtype=np.bool_) if a.valid is None else a.valid for a in arrays])
+
+
+def _concatenate_offsets(arrays: list[Any], spans: list[tuple[int, int]]) -> Offsets:
+    offsets, base = [np.zeros(1, dtype=np.int64)], 0
+    for array, (start, stop) in zip(arrays, spans, strict=True):
+        offsets.append(array.offsets[1:].astype(np.int64) + (base - start))
+        base += stop - start
+    return np.concatenate(offsets)
+
+
+def _copy(value: Any) -> Any:
+    """``value`` with lists and maps of its own: what one sample's user changes, another sample does not see."""
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return value
+
+
+def _cut(valid: Valid, start: int, stop: int) -> Valid:
+    return None if valid is None else valid[start:stop]
+
+
+def _last(ends: npt.NDArray[np.int64]) -> int:
+    return int(ends[-1]) if len(ends) else 0
+
+
+def _with_nulls(valid: Valid, rows: Rows, take: Callable[[Rows], list[Any]]) -> list[Any]:
+    """What ``take`` gives for the valid of ``rows``, with ``None`` in the others' places."""
+    if valid is None or (present := valid[rows]).all():
+        return take(rows)
+    values: list[Any] = [None] * len(rows)
+    for place, value in zip(np.flatnonzero(present).tolist(), take(rows[present]), strict=True):
+        values[place] = value
+    return values

@@ -1,0 +1,317 @@
+"""The bytes of a packed shard -> columns that look into them.
+
+A block that hashes to its CID is what its author wrote, and its author may mean harm. So a shard is read by code that
+cannot leave the block, whatever the shard says: positions are checked before they are used, arrays are numpy views with
+bounds, nothing is allocated because a length asks for it. What is not exactly a stream of one record batch, of types on
+``arrow_schema``'s list, without compression and dictionaries, is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import ManifestError, OptionError
+from torch_ipfs.manifest.arrays import (
+    Array,
+    BinaryArray,
+    ListArray,
+    NullArray,
+    NumberArray,
+    Offsets,
+    RaggedArray,
+    StructArray,
+    Valid,
+)
+from torch_ipfs.manifest.arrow_schema import RECORD_BATCH_MESSAGE, VERSION_4, VERSION_5, Layout, read_schema
+from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Rows, Shard, StructColumn
+from torch_ipfs.manifest.flatbuffer import Table
+from torch_ipfs.manifest.pack import CONTINUATION, END_OF_STREAM, MAX_SHARD_ROWS, PREFIX
+from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
+
+_CACHED_SCHEMA_BYTES = 65_536
+_DECODED_AT_ONCE_BYTES = 2**22
+
+Fields = tuple[tuple[str, Layout], ...]
+
+
+def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = None) -> Shard:
+    """The rows of a packed shard, checked whole for the columns that are asked for.
+
+    :param data: the shard's bytes; the columns look into them, keep them alive and do not copy them.
+    :param columns: names of the columns to read; all by default.
+    :raises ManifestError: when it is not a shard that may be read, or lacks a column, naming ``cid``.
+    """
+    view = memoryview(data).toreadonly()
+    names = None if columns is None else tuple(columns)
+    try:
+        message, position = _message(view, 0)
+        fields, schema = (
+            _cached_fields(message, names) if len(message) <= _CACHED_SCHEMA_BYTES else _fields(message, names)
+        )
+        batch = _Batch(view, position)
+        arrays = batch.read(fields, schema.names)
+    except ManifestError as error:
+        raise ManifestError(f"this is not an Arrow shard that can be read: {error}", cid=cid) from None
+    read = {name: to_column(field, array, cid) for (name, field), array in zip(schema.fields, arrays, strict=True)}
+    return Shard(batch.num_rows, read, schema)
+
+
+def to_column(field: Field, array: Array, cid: CID | None) -> Column:
+    """The column of a shard that ``array`` holds; ``cid`` is named by errors that only show when a value is taken."""
+    if isinstance(array, NumberArray) and not field.nullable:
+        return FixedColumn(field, array.values)
+    if isinstance(array, StructArray) and not field.nullable:
+        fields = {name: to_column(child, array.fields[name], cid) for name, child in field.fields}
+        return StructColumn(field, fields, len(array))
+
+    def take(rows: Rows) -> list[Any]:
+        try:
+            return array.take(rows)
+        except ManifestError as error:
+            raise ManifestError(f"a row cannot be read: {error}", cid=cid) from None
+
+    return ObjectColumn(field, take, len(array))
+
+
+def _message(view: memoryview, position: int) -> tuple[bytes, int]:
+    """The flatbuffer of the message at ``position``, and where its body begins."""
+    if position + PREFIX.size > len(view):
+        raise ManifestError(f"a message is expected at byte {position}, where the shard ends")
+    marker, length = PREFIX.unpack_from(view, position)
+    start = position + PREFIX.size
+    if marker != CONTINUATION or length <= 0 or start + length > len(view):
+        raise ManifestError(f"at byte {position} there is no Arrow IPC message, or it is cut short")
+    return bytes(view[start : start + length]), start + length
+
+
+def _fields(message: bytes, names: tuple[str, ...] | None) -> tuple[Fields, Schema]:
+    """The fields of a shard, and the schema of those that are ``names``."""
+    fields = read_schema(Table.root(message))
+    try:
+        return fields, Schema(tuple((name, layout.field) for name, layout in fields)).select(names)
+    except OptionError as error:
+        raise ManifestError(str(error)) from None
+
+
+# A dataset's shards have one schema: after the first shard this is a look-up.
+_cached_fields = lru_cache(maxsize=64)(_fields)
+
+
+class _Batch:
+    """The record batch of a shard: its nodes and buffers, given out in the order of the fields.
+
+    :raises ManifestError: (every method) for what is malformed.
+    """
+
+    def __init__(self, view: memoryview, position: int) -> None:
+        flatbuffer, start = _message(view, position)
+        message = Table.root(flatbuffer)
+        header, body_bytes = message.table(2), message.scalar(3, "q")
+        if message.scalar(1, "B") != RECORD_BATCH_MESSAGE or header is None:
+            raise ManifestError("its schema is not followed by a record batch")
+        if message.scalar(0, "h") not in (VERSION_4, VERSION_5):
+            raise ManifestError("its record batch is of a version that is not known")
+        if header.table(3) is not None or header.structs(4, 8):
+            raise ManifestError("it is compressed or has views, which is refused; write it plainly")
+        if not 0 <= body_bytes <= len(view) - start:
+            raise ManifestError(f"its body of {body_bytes} bytes goes over its end")
+        if view[start + body_bytes :] not in (b"", END_OF_STREAM):
+            raise ManifestError("after its one record batch there is more")
+        self.num_rows = header.scalar(0, "q")
+        self._body = view[start : start + body_bytes]
+        self._nodes = np.frombuffer(header.structs(1, 16), dtype="<i8").reshape(-1, 2).tolist()
+        self._buffers = np.frombuffer(header.structs(2, 16), dtype="<i8").reshape(-1, 2).tolist()
+        self._max_rows = max(MAX_SHARD_ROWS, 8 * len(view))
+        self._node = self._buffer = self._end = 0
+
+    def read(self, fields: Fields, names: tuple[str, ...]) -> list[Array]:
+        """The arrays of the fields that are ``names``, in the order of ``fields``."""
+        expected = sum(layout.nodes for _, layout in fields), sum(layout.buffers for _, layout in fields)
+        if (len(self._nodes), len(self._buffers)) != expected:
+            raise ManifestError("its record batch does not go with its schema")
+        if not 0 <= self.num_rows <= self._max_rows:
+            raise ManifestError(f"{self.num_rows} rows in {len(self._body)} bytes")
+        arrays, wanted = [], frozenset(names)
+        for name, layout in fields:
+            if name in wanted:
+                try:
+                    arrays.append(self._array(layout, self.num_rows))
+                except ManifestError as error:
+                    raise ManifestError(f"column {name[:40]!r}: {error}") from None
+            else:
+                self._node += layout.nodes
+                self._buffer += layout.buffers
+        return arrays
+
+    def _array(self, layout: Layout, length: int | None) -> Array:
+        read = getattr(self, f"_read_{layout.kind}")
+        array: Array = read(layout, *self._next_node(length))
+        return array
+
+    def _next_node(self, expected: int | None) -> tuple[int, int]:
+        """Rows and nulls of the next node; ``expected`` rows, where that is known."""
+        length, null_count = self._nodes[self._node]
+        self._node += 1
+        if not 0 <= null_count <= length <= self._max_rows or expected not in (None, length):
+            raise ManifestError(f"{length} values with {null_count} nulls, where {expected} are expected")
+        return length, null_count
+
+    def _next_buffer(self) -> memoryview:
+        """The next buffer. Buffers follow each other: none is in two places."""
+        offset, length = self._buffers[self._buffer]
+        self._buffer += 1
+        if length == 0:
+            return self._body[:0]
+        if offset < self._end or length < 0 or length > len(self._body) - offset:
+            raise ManifestError(f"a buffer of {length} bytes at {offset} of a body of {len(self._body)}")
+        self._end = offset + length
+        return self._body[offset : offset + length]
+
+    def _elements(self, storage: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+        buffer = self._next_buffer()
+        if count * storage.itemsize > len(buffer):
+            raise ManifestError(f"{count} values of {storage.itemsize} bytes in {len(buffer)} bytes")
+        if count == 0:
+            return np.empty(0, dtype=storage)
+        return np.frombuffer(buffer, dtype=storage, count=count)
+
+    def _validity(self, length: int, null_count: int, nullable: bool) -> Valid:
+        buffer = self._next_buffer()
+        if null_count == 0 and not buffer:
+            return None
+        if len(buffer) * 8 < length:
+            raise ManifestError(f"a validity bitmap of {len(buffer)} bytes for {length} values")
+        bits = np.unpackbits(np.frombuffer(buffer, dtype=np.uint8), count=length, bitorder="little")
+        if length - int(np.count_nonzero(bits)) != null_count or (null_count and not nullable):
+            raise ManifestError(f"{null_count} nulls, which is not what its validity bitmap or its schema says")
+        return bits.view(np.bool_) if null_count else None
+
+    def _numbers(self, count: int) -> None:
+        """Steps over the node of numbers in a tensor, which has no nulls."""
+        self._validity(*self._next_node(count), nullable=False)
+
+    def _offsets(self, storage: np.dtype[Any], length: int) -> Offsets:
+        buffer = self._next_buffer()
+        if length == 0 and not buffer:
+            return np.zeros(1, dtype=storage)
+        if (length + 1) * storage.itemsize > len(buffer):
+            raise ManifestError(f"{length + 1} offsets of {storage.itemsize} bytes in {len(buffer)} bytes")
+        offsets = np.frombuffer(buffer, dtype=storage, count=length + 1)
+        if offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any():
+            raise ManifestError("its offsets fall")
+        return offsets
+
+    def _read_number(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        return _number_array(layout.field, length, self._elements(_storage(layout), length), valid)
+
+    def _read_tensor(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        count = length
+        for size in layout.levels:
+            count *= size
+            self._numbers(count)
+        return _number_array(layout.field, length, self._elements(_storage(layout), count), valid)
+
+    def _read_bit(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        packed = self._elements(np.dtype(np.uint8), (length + 7) // 8)
+        return NumberArray("bool", np.unpackbits(packed, count=length, bitorder="little").view(np.bool_), valid)
+
+    def _read_binary(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        offsets, data = self._offsets(_storage(layout), length), self._next_buffer()
+        if offsets[-1] > len(data):
+            raise ManifestError(f"an offset of {offsets[-1]} into {len(data)} bytes")
+        if layout.field.dtype == "text":
+            _check_text(data, offsets)
+        return BinaryArray(layout.field.dtype, offsets, data, valid)
+
+    def _read_list(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        offsets = self._offsets(_storage(layout), length)
+        items = self._array(layout.children[0][1], None)
+        if offsets[-1] > len(items):
+            raise ManifestError(f"an offset of {offsets[-1]} into {len(items)} items")
+        return ListArray(offsets, items, valid)
+
+    def _read_struct(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        return StructArray({name: self._array(child, length) for name, child in layout.children}, length, valid)
+
+    def _read_null(self, _layout: Layout, length: int, _null_count: int) -> Array:
+        return NullArray(length)
+
+    def _read_ragged(self, layout: Layout, length: int, null_count: int) -> Array:
+        valid = self._validity(length, null_count, layout.field.nullable)
+        data, sizes = (self._array(child, length) for _, child in layout.children)
+        if not (isinstance(data, ListArray) and isinstance(data.items, NumberArray) and isinstance(sizes, NumberArray)):
+            raise ManifestError("a tensor of varying shape is made of a list of numbers and their shapes")
+        if data.items.valid is not None:
+            raise ManifestError("a tensor of varying shape with nulls inside")
+        _check_shapes(layout.field, np.diff(data.offsets), sizes.values, valid)
+        if layout.field.dtype == "bool":
+            _check_bools(data.items.values)
+        return RaggedArray(layout.field.dtype, data.offsets, data.items.values, sizes.values, valid)
+
+
+def _storage(layout: Layout) -> np.dtype[Any]:
+    if layout.storage is None:
+        raise ManifestError(f"a field of {layout.field} without a storage type")
+    return layout.storage
+
+
+def _number_array(field: Field, length: int, values: npt.NDArray[Any], valid: Valid) -> NumberArray:
+    """``values`` are flat, of the type that Arrow sees; the array has the field's shape and storage dtype."""
+    storage = STORAGE[field.dtype]
+    if field.dtype == "bool":
+        _check_bools(values)
+    if storage.base != values.dtype:
+        values = values.view(storage)
+    return NumberArray(field.dtype, values.reshape(length, *field.shape, *storage.shape), valid)
+
+
+def _check_bools(values: npt.NDArray[Any]) -> None:
+    if values.max(initial=0) > 1:
+        raise ManifestError(f"a bool that is {values.max()}, not 0 or 1")
+
+
+def _check_text(data: memoryview, offsets: Offsets) -> None:
+    """That each text is UTF-8: the whole is, and none begins inside of a character."""
+    first, last = int(offsets[0]), int(offsets[-1])
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    ascii_only = True
+    try:
+        for start in range(first, last, _DECODED_AT_ONCE_BYTES):
+            stop = min(start + _DECODED_AT_ONCE_BYTES, last)
+            ascii_only &= decoder.decode(data[start:stop], final=stop == last).isascii()
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"text that is not UTF-8: {error.reason}") from None
+    if ascii_only:
+        return
+    starts = np.frombuffer(data, dtype=np.uint8)[offsets[offsets < last]]
+    if ((starts & 0xC0) == 0x80).any():
+        raise ManifestError("a text that begins inside of a character")
+
+
+def _check_shapes(field: Field, lengths: npt.NDArray[Any], shapes: npt.NDArray[Any], valid: Valid) -> None:
+    """That each row's shape is one that ``field`` allows, and has as many elements as the row."""
+    expected = field.shape + ((2,) if shapes.shape[1] > len(field.shape) else ())
+    if valid is not None:
+        lengths, shapes = lengths[valid], shapes[valid]
+    # Products are cut off at the bound, so that they cannot overflow, and take zeros for ones, as numpy's bound does.
+    product = np.ones(len(shapes), dtype=np.int64)
+    for axis, size in enumerate(expected):
+        sizes = shapes[:, axis].astype(np.int64)
+        if (sizes < 0).any() or (size is not None and (sizes != size).any()):
+            raise ManifestError(f"a tensor whose shape is not {expected}")
+        product = np.minimum(product * np.maximum(sizes, 1), MAX_ROW_BYTES + 1)
+    if (product > MAX_ROW_BYTES).any() or (np.where((shapes == 0).any(axis=1), 0, product) != lengths).any():
+        raise ManifestError("a tensor whose shape does not go with its number of elements")
