@@ -17,6 +17,7 @@ from torch_ipfs.blockstore.base import Block, one_by_one
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TorchIPFSError
 
+WINDOW_BYTES = 16 * 2**20
 MAX_HASH_THREADS = 8
 MAX_BLOCKS_AHEAD = 256
 INLINE_BYTES = 32 * 2**10
@@ -34,7 +35,7 @@ class HashAhead:
     """
 
     hash_threads: int | None = None
-    window_bytes: int = 16 * 2**20
+    window_bytes: int = WINDOW_BYTES
 
     def __post_init__(self) -> None:
         if self.hash_threads is not None and self.hash_threads < 0:

@@ -1,0 +1,147 @@
+"""A CAR file as one process has it open: its map, where its blocks are, which of them were found right."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+
+from torch_ipfs.blockstore import car_index, car_sidecar
+from torch_ipfs.blockstore.car_index import CarIndex
+from torch_ipfs.blockstore.car_sidecar import FileState
+from torch_ipfs.codec import car
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import CodecError, TransportError
+
+_SIZE_CHECKED_EVERY = 64
+_LARGE_SECTION_BYTES = 128 * 2**10
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would keep us waiting
+
+
+class MappedFile:
+    """A file mapped for reading, and the state it was in then.
+
+    :raises CodecError: the file is empty.
+    :raises TransportError: there is no such file, or it cannot be mapped.
+    """
+
+    __slots__ = ("map", "path", "state", "view")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            file = os.open(path, _OPEN_FLAGS)
+            try:
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode):
+                    raise TransportError("not a file; a CAR is read from a regular file", source=path)
+                if status.st_size == 0:
+                    raise CodecError("the file is empty; a CAR has at least a header", source=path)
+                self.map = mmap.mmap(file, status.st_size, access=mmap.ACCESS_READ)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise TransportError(f"the CAR file cannot be opened: {error.strerror}", source=path) from error
+        self.state = FileState.of(path, status)
+        self.view = memoryview(self.map)
+
+    def check_size(self) -> None:
+        """To be called before bytes are touched: reading beyond the end of a file that was cut ends the process.
+
+        :raises TransportError: the file is longer or shorter than when it was mapped.
+        """
+        size_bytes = self.map.size()
+        if size_bytes != self.state.size_bytes:
+            raise TransportError(
+                f"the CAR file has {size_bytes} bytes, and had {self.state.size_bytes} when it was opened: something wrote "
+                "into it. Replace a file that is being read by rename, and call close() to read the new one",
+                source=self.path,
+            )
+
+    def roots(self) -> list[CID]:
+        """The roots that the CAR's header names.
+
+        :raises CodecError: the file is no CAR.
+        """
+        return self._scan()[0]
+
+    def entries(self) -> Iterator[tuple[CID, int, int]]:
+        """Each block's CID, first offset and offset after the last, by a walk over the file that skips the blocks.
+
+        :raises CodecError: the file is no CAR, or is cut off.
+        :raises TransportError: it was changed during the walk.
+        """
+        found = self._scan()[1]
+        try:
+            for number, entry in enumerate(found):
+                if number % _SIZE_CHECKED_EVERY == 0:
+                    self.check_size()
+                if number == _SIZE_CHECKED_EVERY and entry[2] > number * _LARGE_SECTION_BYTES:
+                    # Reading 128 KiB ahead at each block's start would read most of the file.
+                    self.map.madvise(mmap.MADV_RANDOM)
+                yield entry
+        except CodecError as error:
+            raise CodecError(str(error), source=self.path) from None
+        finally:
+            self.map.madvise(mmap.MADV_NORMAL)
+
+    def _scan(self) -> tuple[list[CID], Iterator[tuple[CID, int, int]]]:
+        try:
+            roots, entries = car.scan(self.view)
+        except CodecError as error:
+            raise CodecError(str(error), source=self.path) from None
+        return list(roots), entries
+
+
+class OpenCar:
+    """A mapped CAR with its index.
+
+    ``verified`` has a byte for each row of the index: 1 once a copy was hashed and found right. ``places`` has where blocks
+    lie that were verified and read lately, which spares looking them up.
+    """
+
+    __slots__ = ("file", "from_sidecar", "index", "map", "places", "size_bytes", "verified", "view")
+
+    def __init__(self, file: MappedFile, index: CarIndex, *, from_sidecar: bool) -> None:
+        self.file = file
+        self.map = file.map
+        self.view = file.view
+        self.size_bytes = file.state.size_bytes
+        self.index = index
+        self.from_sidecar = from_sidecar
+        self.verified = bytearray(len(index))
+        self.places: dict[CID, slice] = {}
+
+    def cid(self, row: int) -> CID | None:
+        """The CID that the file has for ``row``; ``None`` where there is none, which a wrong index leads to."""
+        try:
+            return CID.from_bytes(self.view[self.index.cid(row)])
+        except CodecError:
+            return None
+
+    def rows(self, cid: CID) -> list[int]:
+        """The rows of the blocks that the file gives the multihash of ``cid``."""
+        multihash = cid.multihash
+        found = ((row, self.cid(row)) for row in self.index.rows(cid))
+        return [row for row, named in found if named is not None and named.multihash == multihash]
+
+
+def open_car(file: MappedFile) -> OpenCar:
+    """The CAR with its index, from the user's cache or by a walk over it.
+
+    :raises CodecError: the file is no CAR, or is cut off.
+    """
+    index = car_sidecar.load(file.state)
+    return walk(file) if index is None else OpenCar(file, index, from_sidecar=True)
+
+
+def walk(file: MappedFile) -> OpenCar:
+    """The CAR with an index made by a walk over it, which is kept in the user's cache where that saves time.
+
+    :raises CodecError: the file is no CAR, or is cut off.
+    """
+    index = car_index.build(file.entries())
+    if len(index) >= car_sidecar.MIN_BLOCKS:
+        car_sidecar.save(file.state, index)
+    return OpenCar(file, index, from_sidecar=False)

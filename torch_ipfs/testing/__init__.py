@@ -1,0 +1,19 @@
+"""What third parties test their own parts with: classes to subclass in a pytest suite, which alone needs pytest."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {"BlockstoreConformance": "torch_ipfs.testing.blockstore"}
+
+__all__ = ["BlockstoreConformance"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest
+
+    pytest.register_assert_rewrite(_MODULES[name])  # a failing assert says what it compared
+    return getattr(importlib.import_module(_MODULES[name]), name)
