@@ -235,6 +235,39 @@ def blank(field: Field, length: int) -> Array:
     return BinaryArray(field.dtype, offsets, memoryview(b""), valid)
 
 
+def spread(array: Array, keep: npt.NDArray[np.bool_], field: Field) -> Array:
+    """``len(keep)`` rows: those of ``array`` in the places that ``keep`` marks, and blanks of ``field`` in between."""
+    length = len(keep)
+    if isinstance(array, NullArray | ValueArray):
+        return blank(field, length)
+    valid = None
+    if field.nullable:
+        valid = np.zeros(length, dtype=np.bool_)
+        valid[keep] = True if array.valid is None else array.valid
+    if isinstance(array, NumberArray):
+        values = np.zeros((length, *array.values.shape[1:]), dtype=array.values.dtype)
+        values[keep] = array.values
+        return NumberArray(array.dtype, values, valid)
+    if isinstance(array, StructArray):
+        fields = {name: spread(array.fields[name], keep, child) for name, child in field.fields}
+        return StructArray(fields, length, valid)
+    lengths = np.zeros(length, dtype=np.int64)
+    lengths[keep] = np.diff(array.offsets)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]) + int(array.offsets[0])
+    if isinstance(array, BinaryArray):
+        return BinaryArray(array.dtype, offsets, array.data, valid)
+    if isinstance(array, ListArray):
+        return ListArray(offsets, array.items, valid)
+    shapes = np.broadcast_to(np.array([size or 0 for size in field.shape], dtype=np.int32), (length, len(field.shape)))
+    shapes = (
+        np.concatenate([shapes, np.full((length, 1), 2, np.int32)], axis=1)
+        if is_complex(array.dtype)
+        else shapes.copy()
+    )
+    shapes[keep] = array.shapes
+    return RaggedArray(array.dtype, offsets, array.elements, shapes, valid)
+
+
 def concatenate(arrays: Sequence[Array]) -> Array:
     """One array of the rows of ``arrays``, which are of one field; a single one is given back as it is."""
     first = arrays[0]

@@ -45,7 +45,8 @@ def widen(dtype: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return bits.view(np.float32)
     if dtype == "complex32":
         pairs: npt.NDArray[np.complex64] = np.ascontiguousarray(values.astype(np.float32)).view(np.complex64)
-        return pairs[..., 0]
+        widened: npt.NDArray[np.complex64] = pairs[..., 0]
+        return widened
     if dtype.startswith("float8"):
         return _float8_values(dtype)[values]
     return values

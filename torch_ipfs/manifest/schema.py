@@ -72,6 +72,9 @@ class Field:
             raise OptionError(f"no dtype {self.dtype!r}: expected one of {', '.join(sorted(STORAGE))}, {_OTHERS}")
         if (self.item is not None) != (self.dtype == "list"):
             raise OptionError(f"a field of dtype list needs an item, and no other has one; this one is {self.dtype}")
+        if self.dtype == "null":
+            # Nullable or not makes no difference; one way to say it keeps schemas comparable.
+            object.__setattr__(self, "nullable", False)
         if self.fields:
             if self.dtype != "struct":
                 raise OptionError(f"only a field of dtype struct has fields; this one is {self.dtype}")
