@@ -134,7 +134,14 @@ def test_neighbours_are_torn_apart_and_shards_mixed() -> None:
 
 @pytest.mark.parametrize(
     ("n", "shard_rows", "lanes", "window"),
-    [(0, 1, 1, 2), (5, 100, 1, 200), (1000, 100, 8, 200), (10**9, 333, 512, 666)],
+    [
+        (0, 1, 1, 2),
+        (5, 100, 1, 200),
+        (1000, 100, 8, 200),
+        (10**9, 333, 512, 666),
+        (10**7, 10**5, 64, 2**14),
+        (10**9, 10**5, 512, 2**12),
+    ],
 )
 def test_defaults_follow_from_counts(n: int, shard_rows: int, lanes: int, window: int) -> None:
     o = ShuffleOptions.for_dataset(n, shard_rows)

@@ -16,6 +16,7 @@ may change between versions.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -27,7 +28,12 @@ from torch_ipfs.errors import OptionError
 Int64s = npt.NDArray[np.int64]
 
 MAX_LANES = 512
-_KEPT_PERMUTATION_ROWS = 4 * 2**20
+MAX_WINDOW_ROWS = 2**14
+_LANE_WINDOW_ROWS = 2**21
+"""Most rows of the windows of all lanes together, by default: what is permuted before the first batch, and kept."""
+_KEPT_CHILDREN = 4 * 2**20
+_MOST_WINDOWS = 1024
+_RESERVED_ROWS = 2**26
 _WINDOW, _CHILDREN = 1, 2
 
 
@@ -78,11 +84,12 @@ class ShuffleOptions:
         """
         shards = max(1, -(-num_samples // max(1, shard_rows)))
         lanes = 1 << (min(shards, MAX_LANES).bit_length() - 1)
-        return cls(lanes=lanes, unit_rows=unit_rows, window_rows=max(1, 2 * shard_rows))
+        window_rows = min(2 * shard_rows, MAX_WINDOW_ROWS, _LANE_WINDOW_ROWS // lanes)
+        return cls(lanes=lanes, unit_rows=unit_rows, window_rows=max(1, window_rows))
 
 
 class _Kept:
-    """Permutations by what they permute, the least recently used dropped, bounded in rows held."""
+    """Nodes' children as they are laid, by node; the least recently used dropped, bounded in children."""
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
@@ -111,39 +118,80 @@ class LaneOrder:
 
     def __init__(self, num_samples: int, options: ShuffleOptions, seed: int, epoch: int) -> None:
         self._options = options
-        self._seed, self._epoch = seed, epoch
         cycle = options.lanes * options.unit_rows
         # A lane's length follows from dealing units out in turn: all full cycles, then what the last cycle has for it.
         self._full_rows, self._left = num_samples // cycle * options.unit_rows, num_samples % cycle
-        self._windows = _Kept(_KEPT_PERMUTATION_ROWS)
+        self._windows_a_lane = (self._full_rows + options.unit_rows) // options.window_rows + 1
+        longest = min(options.window_rows, self._full_rows + options.unit_rows)
+        windows = options.lanes * self._windows_a_lane
+        self._kept = _Windows(longest, windows, options.lanes, lambda key: self._window(key, seed, epoch))
 
     def places(self, positions: Int64s) -> Int64s:
         """Places on the line of ``positions``. Shapes (n,), both in [0, N)."""
         o = self._options
         unit, in_unit = np.divmod(positions, o.unit_rows)
         turn, lane = np.divmod(unit, o.lanes)
-        offset = turn * o.unit_rows + in_unit
-        window, in_window = np.divmod(offset, o.window_rows)
-        windows_a_lane = (self._full_rows + o.unit_rows) // o.window_rows + 1
-        keys, member = np.unique(lane * windows_a_lane + window, return_inverse=True)
-        permuted = np.empty_like(positions)
-        order = np.argsort(member, kind="stable")
-        bounds = np.searchsorted(member[order], np.arange(len(keys) + 1))
-        for i, key in enumerate(keys.tolist()):
-            chosen = order[bounds[i] : bounds[i + 1]]
-            permuted[chosen] = self._window(*divmod(key, windows_a_lane))[in_window[chosen]]
-        lane_start = lane * self._full_rows + np.minimum(self._left, lane * o.unit_rows)
-        return np.asarray(lane_start + window * o.window_rows + permuted, dtype=np.int64)
+        window, in_window = np.divmod(turn * o.unit_rows + in_unit, o.window_rows)
+        permuted = self._kept.look_up(lane * self._windows_a_lane + window, in_window)
+        places = lane * self._full_rows
+        places += np.minimum(self._left, lane * o.unit_rows)
+        places += window * o.window_rows
+        places += permuted
+        return places
 
-    def _window(self, lane: int, window: int) -> Int64s:
-        kept: Int64s | None = self._windows.get((lane, window))
-        if kept is None:
-            o = self._options
-            lane_rows = self._full_rows + min(max(self._left - lane * o.unit_rows, 0), o.unit_rows)
-            rows = min(o.window_rows, lane_rows - window * o.window_rows)
-            kept = permutation(rows, self._seed, self._epoch, _WINDOW, (lane, window))
-            self._windows.put((lane, window), rows, kept)
-        return kept
+    def _window(self, key: int, seed: int, epoch: int) -> Int64s:
+        o = self._options
+        lane, window = divmod(key, self._windows_a_lane)
+        lane_rows = self._full_rows + min(max(self._left - lane * o.unit_rows, 0), o.unit_rows)
+        rows = min(o.window_rows, lane_rows - window * o.window_rows)
+        return permutation(rows, seed, epoch, _WINDOW, (lane, window))
+
+
+class _Windows:
+    """Permutations of windows by key, side by side in one array, so that many are looked into at once.
+
+    :param rows: of the longest window.
+    :param windows: how many there are.
+    :param lanes: windows that are in use side by side; half as many more are kept, or what one look-up needs.
+    """
+
+    def __init__(self, rows: int, windows: int, lanes: int, make: Callable[[int], Int64s]) -> None:
+        self._make = make
+        self._comfortable = lanes + lanes // 2
+        most = min(windows, max(2 * lanes, min(_MOST_WINDOWS, _RESERVED_ROWS // rows)))
+        # Reserved, not used: memory is taken as windows are written.
+        self._permutations = np.empty((most, rows), dtype=np.int32 if rows < 2**31 else np.int64)
+        self._slots: OrderedDict[int, int] = OrderedDict()
+
+    def look_up(self, keys: Int64s, rows: Int64s) -> Int64s:
+        """What each window puts at each row. Shapes (n,)."""
+        if len(keys) == 0:
+            return keys
+        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        run_keys = keys[starts].tolist()
+        needed = dict.fromkeys(run_keys)
+        if len(needed) > len(self._permutations):
+            half = len(keys) // 2
+            return np.concatenate((self.look_up(keys[:half], rows[:half]), self.look_up(keys[half:], rows[half:])))
+        self._have(needed)
+        slots = np.array([self._slots[key] for key in run_keys], dtype=np.int64)
+        return self._permutations[np.repeat(slots, np.diff(starts, append=len(keys))), rows]
+
+    def _have(self, keys: Collection[int]) -> None:
+        """Make those of ``keys`` that are not kept, in place of those least recently used that are not among them."""
+        missing = []
+        for key in keys:
+            if key in self._slots:
+                self._slots.move_to_end(key)
+            else:
+                missing.append(key)
+        room = max(self._comfortable, len(keys))
+        for key in missing:
+            full = len(self._slots) >= min(room, len(self._permutations))
+            slot = self._slots.popitem(last=False)[1] if full else len(self._slots)
+            permuted = self._make(key)
+            self._permutations[slot, : len(permuted)] = permuted
+            self._slots[key] = slot
 
 
 class CountedNode(Protocol):
@@ -185,7 +233,7 @@ class TreeOrder:
     def __init__(self, root: CountedNode, seed: int, epoch: int) -> None:
         self._root = root
         self._seed, self._epoch = seed, epoch
-        self._laid = _Kept(_KEPT_PERMUTATION_ROWS)
+        self._laid = _Kept(_KEPT_CHILDREN)
 
     def samples(self, places: Int64s) -> Int64s:
         """Sample indices of ``places``. Shapes (n,), both in [0, N)."""
