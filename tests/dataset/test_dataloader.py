@@ -1,0 +1,172 @@
+"""make_dataloader: its state is that of what was received."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+import torch_ipfs
+from tests.dataset.conftest import N, Written
+from tests.dataset.test_iterable import indices
+from torch_ipfs import IPFSIterableDataset, make_dataloader
+
+Write = Callable[..., Written]
+
+
+def shuffled(car: Written, batch_size: int | None = 8, **options: Any) -> IPFSIterableDataset:
+    return IPFSIterableDataset(*car, batch_size=batch_size, shuffle=True, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_it_is_a_stateful_dataloader_with_the_datasets_order(car: Written, num_workers: int) -> None:
+    loader = make_dataloader(shuffled(car), num_workers=num_workers)
+    assert isinstance(loader, StatefulDataLoader)
+    assert len(loader) == 13
+    assert indices(loader) == indices(shuffled(car))
+    assert isinstance(loader.dataset, IPFSIterableDataset)
+    loader.close()
+
+
+def test_a_batch_size_is_as_if_the_dataset_had_it(car: Written) -> None:
+    loader = make_dataloader(shuffled(car, None), batch_size=10)
+    assert len(loader) == 11
+    batches = list(loader)
+    assert batches[0]["features"].shape == (10, 4)
+    with pytest.raises(ValueError, match="batch_size"):
+        make_dataloader(shuffled(car, 8), batch_size=8)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_collate_fn_gets_samples(car: Written, num_workers: int) -> None:
+    loader = make_dataloader(
+        shuffled(car), num_workers=num_workers, collate_fn=lambda samples: [int(s["index"]) for s in samples]
+    )
+    assert [i for batch in loader for i in batch] == indices(shuffled(car))
+    with pytest.raises(torch_ipfs.OptionError, match="collate_fn"):
+        make_dataloader(shuffled(car, None), collate_fn=list)
+    loader.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_the_state_is_of_what_was_received(car: Written, num_workers: int, batch_size: int | None) -> None:
+    loader = make_dataloader(shuffled(car, batch_size), num_workers=num_workers, **({"prefetch_factor": 4} if num_workers else {}))
+    whole = indices(shuffled(car))
+    seen: list[int] = []
+    for step, item in enumerate(loader):
+        seen += indices([item])
+        if step % 5 == 0:
+            state = json.loads(json.dumps(loader.state_dict()))
+            assert len(json.dumps(state)) < 1024
+            resumed = shuffled(car, 6)
+            resumed.load_state_dict(state)
+            assert indices(resumed) == whole[len(seen) :]
+    assert seen == whole
+    loader.close()
+
+
+def test_two_resumes_in_a_row_at_other_sizes(car: Written) -> None:
+    whole = indices(shuffled(car))
+    seen: list[int] = []
+    state: dict[str, Any] = {}
+    for num_workers, batch_size, steps in ((2, 8, 3), (0, 5, 4), (3, 7, 2), (1, 50, 50)):
+        loader = make_dataloader(shuffled(car, batch_size), num_workers=num_workers)
+        if state:
+            loader.load_state_dict(state)
+        for step, batch in enumerate(loader, start=1):
+            seen += indices([batch])
+            if step == steps:
+                break
+        state = loader.state_dict()
+        loader.close()
+    assert seen == whole
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_after_a_resumed_epoch_the_next_is_whole(car: Written, persistent: bool) -> None:
+    loader = make_dataloader(shuffled(car), num_workers=2, persistent_workers=persistent)
+    orders = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        orders.append(indices(loader))
+    loader.set_epoch(1)
+    running = iter(loader)
+    taken = indices([next(running), next(running)])
+    state = loader.state_dict()
+    del running
+    loader.load_state_dict(state)
+    assert taken + indices(loader) == orders[1]
+    assert indices(loader) == orders[1]
+    loader.set_epoch(2)
+    assert indices(loader) == orders[2]
+    loader.close()
+
+
+def test_states_at_the_ends(car: Written) -> None:
+    loader = make_dataloader(shuffled(car))
+    start = loader.state_dict()
+    whole = indices(loader)
+    end = loader.state_dict()
+    assert (start["position"], end["position"]) == (0, N)
+    loader.load_state_dict(start)
+    assert indices(loader) == whole
+    loader.load_state_dict(end)
+    assert indices(loader) == []
+    assert indices(loader) == whole
+
+
+def test_the_datasets_set_epoch_reaches_its_loader(car: Written) -> None:
+    dataset = shuffled(car)
+    loader = make_dataloader(dataset, num_workers=2)
+    first = indices(loader)
+    loader.dataset.set_epoch(1)
+    second = indices(loader)
+    assert first != second
+    loader.close()
+
+
+def test_a_plain_stateful_dataloader_resumes_at_the_same_workers(car: Written) -> None:
+    for num_workers in (0, 1, 3):
+        whole = indices(shuffled(car))
+        for stop in (1, 4, 5):
+            loader: Any = StatefulDataLoader(shuffled(car), batch_size=None, num_workers=num_workers)
+            running = iter(loader)
+            seen = indices([next(running) for _ in range(stop)])
+            state = pickle.loads(pickle.dumps(loader.state_dict()))  # noqa: S301
+            del running
+            again: Any = StatefulDataLoader(shuffled(car), batch_size=None, num_workers=num_workers)
+            again.load_state_dict(state)
+            running = iter(again)
+            seen += indices([next(running) for _ in range(3)])
+            state = again.state_dict()
+            del running
+            third: Any = StatefulDataLoader(shuffled(car), batch_size=None, num_workers=num_workers)
+            third.load_state_dict(state)
+            assert seen + indices(third) == whole
+
+
+def test_only_our_datasets_are_taken() -> None:
+    with pytest.raises(torch_ipfs.OptionError, match="list"):
+        make_dataloader([1, 2])  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_nothing_is_left_after_an_abandoned_pass(car: Written) -> None:
+    for num_workers in (0, 2):
+        loader = make_dataloader(shuffled(car), num_workers=num_workers)
+        running = iter(loader)
+        next(running)
+        del running, loader
+
+
+def test_torchs_loader_sees_the_same(car: Written) -> None:
+    theirs = DataLoader(shuffled(car), batch_size=None, num_workers=2)
+    for one, other in zip(theirs, make_dataloader(shuffled(car)), strict=True):
+        assert torch.equal(one["features"], other["features"])

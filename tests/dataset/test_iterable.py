@@ -1,0 +1,330 @@
+"""Samples and batches: the right ones, once each, in one order, whoever reads them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import torch_ipfs
+from tests.dataset.conftest import N, Written, columns
+from torch_ipfs import IPFSIterableDataset, ShuffleOptions
+
+Write = Callable[..., Written]
+SMALL_LANES = ShuffleOptions(lanes=4, unit_rows=4, window_rows=20)
+
+
+def indices(items: Any) -> list[int]:
+    """Which samples came, in order, of an iterable of samples or of batches."""
+    return [i for item in items for i in item["index"].reshape(-1).tolist()]
+
+
+class TestSamples:
+    def test_every_field_of_every_sample_comes_back(self, written: Write, layout: str) -> None:
+        want = columns()
+        got = list(IPFSIterableDataset(*written(layout=layout)))
+        assert len(got) == N
+        for i, sample in enumerate(got):
+            assert sample["index"].dtype == torch.int64
+            assert sample["index"].shape == ()
+            assert sample["index"] == i
+            assert torch.equal(sample["features"], want["features"][i])
+            assert sample["features"].dtype == torch.float32
+            assert sample["name"] == f"sample {i}"
+
+    def test_a_samples_tensors_are_its_own(self, car: Written) -> None:
+        first = list(IPFSIterableDataset(*car))
+        for sample in first:
+            assert sample["features"].untyped_storage().nbytes() == 16
+            sample["features"].zero_()
+        assert all(sample["features"].any() for sample in list(IPFSIterableDataset(*car))[1:])
+
+    def test_a_transform_sees_samples(self, car: Written) -> None:
+        got = list(IPFSIterableDataset(*car, transform=lambda sample: int(sample["index"]) * 2))
+        assert got == [2 * i for i in range(N)]
+
+    def test_a_transform_may_give_none(self, car: Written) -> None:
+        assert list(IPFSIterableDataset(*car, transform=lambda _: None)) == [None] * N
+
+    def test_torchs_dataloader_batches_them(self, car: Written) -> None:
+        loader = DataLoader(IPFSIterableDataset(*car, columns=["index", "features"]), batch_size=8)
+        batches = list(loader)
+        assert batches[0]["features"].shape == (8, 4)
+        assert indices(batches) == list(range(N))
+
+    def test_only_the_columns_asked_for_are_there(self, car: Written, layout: str, written: Write) -> None:
+        assert set(next(iter(IPFSIterableDataset(*written(layout=layout), columns=["name"])))) == {"name"}
+        with pytest.raises(torch_ipfs.OptionError, match="'nme'.*'index', 'features', 'name'"):
+            next(iter(IPFSIterableDataset(*car, columns=["nme"])))
+
+
+class TestBatches:
+    def test_they_are_tensors_and_lists(self, written: Write, layout: str) -> None:
+        batch = next(iter(IPFSIterableDataset(*written(layout=layout), batch_size=8)))
+        want = columns()
+        assert torch.equal(batch["index"], want["index"][:8])
+        assert torch.equal(batch["features"], want["features"][:8])
+        assert batch["name"] == want["name"][:8]
+
+    @pytest.mark.parametrize("batch_size", [1, 7, N - 1, N, N + 1])
+    @pytest.mark.parametrize("drop_last", [False, True])
+    def test_len_is_what_comes(self, car: Written, batch_size: int, drop_last: bool) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=batch_size, drop_last=drop_last)
+        batches = list(dataset)
+        assert len(batches) == len(dataset)
+        kept = N - N % batch_size if drop_last else N
+        assert indices(batches) == list(range(kept))
+
+    def test_a_batchs_tensors_are_its_own(self, car: Written) -> None:
+        for batch in IPFSIterableDataset(*car, batch_size=8):
+            assert batch["features"].untyped_storage().nbytes() == batch["features"].nbytes
+            batch["features"].zero_()
+        assert sum(batch["features"].any() for batch in IPFSIterableDataset(*car, batch_size=8))
+
+    def test_transforms_of_samples_and_of_batches(self, car: Written) -> None:
+        def double(sample: dict[str, Any]) -> dict[str, Any]:
+            return {"twice": sample["features"] * 2, "name": sample["name"].upper()}
+
+        dataset = IPFSIterableDataset(
+            *car, batch_size=8, transform=double, batch_transform=lambda b: (b["twice"], b["name"])
+        )
+        twice, names = next(iter(dataset))
+        assert torch.equal(twice, columns()["features"][:8] * 2)
+        assert names[0] == "SAMPLE 0"
+
+
+class TestShuffle:
+    def test_it_is_a_permutation_that_seed_and_epoch_change(self, written: Write, layout: str) -> None:
+        dataset = IPFSIterableDataset(*written(layout=layout), batch_size=8, shuffle=True, seed=3)
+        first = indices(dataset)
+        assert sorted(first) == list(range(N))
+        assert indices(dataset) == first
+        dataset.set_epoch(1)
+        second = indices(dataset)
+        assert sorted(second) == list(range(N))
+        assert second != first
+        other_seed = indices(IPFSIterableDataset(*written(layout=layout), batch_size=8, shuffle=True, seed=4))
+        assert other_seed not in (first, second)
+
+    def test_batch_size_does_not_change_it(self, car: Written) -> None:
+        orders = [indices(IPFSIterableDataset(*car, batch_size=b, shuffle=True)) for b in (None, 1, 8, 50)]
+        assert all(order == orders[0] for order in orders)
+
+    def test_one_shard_is_shuffled_too(self, written: Write) -> None:
+        order = indices(IPFSIterableDataset(*written(shard_bytes=2**20), shuffle=True))
+        assert sorted(order) == list(range(N))
+        assert order != list(range(N))
+
+
+class TestSharedOut:
+    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    @pytest.mark.parametrize("num_workers", [1, 2, 5])
+    def test_workers_do_not_change_the_order(self, car: Written, num_workers: int, method: str) -> None:
+        if method != "fork" and num_workers == 5:
+            pytest.skip("five interpreters to start; fork has this case")
+        for batch_size in (8, None):
+            dataset = IPFSIterableDataset(*car, batch_size=batch_size, shuffle=SMALL_LANES, columns=["index"])
+            alone = indices(dataset)
+            loader = DataLoader(
+                dataset, batch_size=None, num_workers=num_workers, multiprocessing_context=method, timeout=60
+            )
+            assert len(loader) == len(dataset)
+            assert indices(loader) == alone
+
+    def test_more_workers_than_samples(self, written: Write) -> None:
+        dataset = IPFSIterableDataset(*written(n=3))
+        assert indices(DataLoader(dataset, batch_size=None, num_workers=5)) == [0, 1, 2]
+
+    @pytest.mark.parametrize("world_size", [2, 3, 8, 200])
+    @pytest.mark.parametrize("batch_size", [None, 4])
+    def test_ranks_side_by_side_are_one_process(self, car: Written, world_size: int, batch_size: int | None) -> None:
+        together = indices(IPFSIterableDataset(*car, shuffle=SMALL_LANES))
+        ranks = [
+            IPFSIterableDataset(
+                *car, batch_size=batch_size, shuffle=SMALL_LANES, rank=rank, world_size=world_size, columns=["index"]
+            )
+            for rank in range(world_size)
+        ]
+        shares = [list(rank) for rank in ranks]
+        assert {len(share) for share in shares} == {len(ranks[0])}
+        side_by_side = [i for step in zip(*shares, strict=True) for i in indices(step)]
+        assert side_by_side[:N] == together
+        assert side_by_side[N:] == [together[i % N] for i in range(len(side_by_side) - N)]
+
+    def test_the_environment_says_rank_and_world(self, car: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+        dataset = IPFSIterableDataset(*car)
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert indices(dataset) == [*range(1, N, 2), 0]
+        assert indices(DataLoader(dataset, batch_size=None, num_workers=2)) == [*range(1, N, 2), 0]
+        monkeypatch.setenv("RANK", "two")
+        with pytest.raises(torch_ipfs.OptionError, match="RANK"):
+            iter(dataset)
+
+    def test_a_spawned_worker_has_its_parents_rank(self, car: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        travelled = pickle.loads(pickle.dumps(IPFSIterableDataset(*car)))  # noqa: S301
+        monkeypatch.setenv("RANK", "0")
+        assert indices(travelled)[:2] == [0, 2], "outside of a worker the process's own rank counts"
+
+
+class TestEpochs:
+    def test_set_epoch_reaches_persistent_workers(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
+        alone = []
+        for epoch in range(3):
+            dataset.set_epoch(epoch)
+            alone.append(indices(dataset))
+        for method in ("fork", "spawn"):
+            dataset.set_epoch(0)
+            loader = DataLoader(
+                dataset, batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context=method
+            )
+            for epoch in (0, 2, 1):
+                dataset.set_epoch(epoch)
+                assert indices(loader) == alone[epoch]
+
+    def test_a_pass_keeps_the_epoch_it_began_with(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
+        whole = indices(dataset)
+        begun = iter(dataset)
+        dataset.set_epoch(1)
+        assert indices(begun) == whole
+
+    def test_two_passes_at_once(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=8)
+        for one, other in zip(dataset, dataset, strict=True):
+            assert torch.equal(one["index"], other["index"])
+
+    @pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])
+    def test_no_epoch(self, car: Written, epoch: Any) -> None:
+        with pytest.raises(torch_ipfs.OptionError, match="epoch"):
+            IPFSIterableDataset(*car).set_epoch(epoch)
+
+
+class TestState:
+    @pytest.mark.parametrize("batch_size", [None, 7])
+    def test_it_goes_on_after_any_step(self, car: Written, batch_size: int | None) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=batch_size, shuffle=True)
+        whole = indices(dataset)
+        running = iter(dataset)
+        seen: list[int] = []
+        for _ in range(len(dataset) + 1):
+            file = io.BytesIO()
+            torch.save(dataset.state_dict(), file)
+            file.seek(0)
+            resumed = IPFSIterableDataset(*car, batch_size=5, shuffle=True)
+            resumed.load_state_dict(torch.load(file, weights_only=True))
+            assert indices(resumed) == whole[len(seen) :]
+            assert indices(resumed) == whole, "a state counts for one pass"
+            item = next(running, None)
+            seen += [] if item is None else indices([item])
+        assert seen == whole
+
+    def test_workers_take_it_up_once(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
+        whole = indices(dataset)
+        running = iter(dataset)
+        for _ in range(3):
+            next(running)
+        state = dataset.state_dict()
+        for options in ({}, {"persistent_workers": True}, {"multiprocessing_context": "spawn"}):
+            resumed = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
+            resumed.load_state_dict(state)
+            loader: Any = DataLoader(resumed, batch_size=None, num_workers=2, **options)
+            assert indices(loader) == whole[24:]
+            assert indices(loader) == whole
+            resumed.load_state_dict(state)
+            assert indices(loader) == whole[24:]
+
+    def test_set_epoch_to_the_states_epoch_keeps_the_position(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
+        dataset.set_epoch(4)
+        running = iter(dataset)
+        next(running)
+        state = dataset.state_dict()
+        rest = indices(running)
+        resumed = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
+        resumed.load_state_dict(state)
+        resumed.set_epoch(4)
+        assert indices(resumed) == rest
+        resumed.load_state_dict(state)
+        resumed.set_epoch(5)
+        assert len(indices(resumed)) == N
+
+    @pytest.mark.parametrize(
+        ("change", "named"), [({"seed": 9}, "seed"), ({"shuffle": False}, "shuffle"), ({"n": 5}, "root")]
+    )
+    def test_a_state_of_another_run_is_refused(self, written: Write, change: dict[str, Any], named: str) -> None:
+        state = IPFSIterableDataset(*written(), shuffle=True).state_dict()
+        other = IPFSIterableDataset(*written(n=change.pop("n", N)), **{"shuffle": True, **change})
+        with pytest.raises(torch_ipfs.ResumeError, match=named):
+            other.load_state_dict(state)
+
+    def test_a_position_beyond_the_end_is_refused(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car)
+        with pytest.raises(torch_ipfs.ResumeError, match="position"):
+            dataset.load_state_dict({**dataset.state_dict(), "position": N + 1})
+
+
+class TestWhatIsWrong:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"batch_size": 0},
+            {"batch_size": -1},
+            {"batch_size": 2.0},
+            {"batch_size": True},
+            {"on_error": "ignore"},
+            {"seed": "1"},
+            {"shuffle": 3},
+            {"rank": 0},
+            {"world_size": 2},
+            {"rank": 2, "world_size": 2},
+            {"columns": "index"},
+            {"batch_transform": len},
+        ],
+    )
+    def test_options_are_refused_at_once(self, car: Written, options: dict[str, Any]) -> None:
+        with pytest.raises(torch_ipfs.OptionError) as caught:
+            IPFSIterableDataset(*car, **options)
+        assert isinstance(caught.value, ValueError)
+        assert next(iter(options)) in str(caught.value)
+
+    def test_the_constructor_reads_nothing(self, tmp_path: Path) -> None:
+        dataset = IPFSIterableDataset("bafkqaaa", str(tmp_path / "missing.car"))
+        copy.copy(dataset)
+        pickle.loads(pickle.dumps(dataset))  # noqa: S301
+        assert "missing.car" in repr(dataset)
+        with pytest.raises(torch_ipfs.TorchIPFSError, match=r"missing\.car"):
+            len(dataset)
+
+    def test_an_empty_dataset_is_empty(self, tmp_path: Path) -> None:
+        cid = torch_ipfs.write_dataset([], tmp_path / "empty.car")
+        for options in ({}, {"batch_size": 4}, {"shuffle": True}, {"rank": 1, "world_size": 2}):
+            dataset = IPFSIterableDataset(cid, str(tmp_path / "empty.car"), **options)  # type: ignore[arg-type]
+            assert len(dataset) == 0
+            assert list(dataset) == []
+
+
+@pytest.mark.usefixtures("no_leaks")
+class TestNothingIsLeft:
+    def test_after_an_abandoned_pass(self, car: Written) -> None:
+        dataset = IPFSIterableDataset(*car, batch_size=8)
+        running = iter(dataset)
+        next(running)
+        del running, dataset
+
+    def test_after_abandoned_workers(self, car: Written) -> None:
+        loader = DataLoader(IPFSIterableDataset(*car, batch_size=8), batch_size=None, num_workers=2)
+        running = iter(loader)
+        next(running)
+        del running, loader

@@ -1,0 +1,82 @@
+"""IPFSMapDataset: any sample by its index, and batches of them without taking them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, default_collate
+
+import torch_ipfs
+from tests.dataset.conftest import N, Written, columns
+from tests.dataset.test_iterable import indices
+from torch_ipfs import IPFSIterableDataset, IPFSMapDataset
+
+Write = Callable[..., Written]
+
+
+def test_samples_by_index(written: Write, layout: str) -> None:
+    dataset = IPFSMapDataset(*written(layout=layout))
+    want = columns()
+    assert len(dataset) == N
+    for i in (0, 50, N - 1, -1, -N):
+        assert dataset[i]["index"] == i % N
+        assert torch.equal(dataset[i]["features"], want["features"][i])
+        assert dataset[i]["name"] == want["name"][i]
+    for i in (N, -N - 1):
+        with pytest.raises(IndexError, match=str(i)):
+            dataset[i]
+
+
+def test_many_together_in_any_order_with_repeats(car: Written) -> None:
+    asked = [5, 99, 5, 0, -1]
+    samples = IPFSMapDataset(*car).__getitems__(asked)
+    assert [int(sample["index"]) for sample in samples] == [5, 99, 5, 0, N - 1]
+    assert samples[1]["name"] == "sample 99"
+    assert len(samples) == 5
+    samples[0]["features"].zero_()
+    assert IPFSMapDataset(*car)[5]["features"].any()
+
+
+def test_default_collate_takes_the_columns(car: Written) -> None:
+    loader = DataLoader(IPFSMapDataset(*car), batch_size=10, sampler=RandomSampler(range(N)))
+    batches = list(loader)
+    assert sorted(indices(batches)) == list(range(N))
+    assert batches[0]["features"].shape == (10, 4)
+    for batch in batches:
+        assert torch.equal(batch["features"][:, 0], batch["index"] / 2)
+        assert batch["name"] == [f"sample {i}" for i in batch["index"].tolist()]
+
+
+def test_default_collate_of_rows_from_anywhere(car: Written) -> None:
+    dataset = IPFSMapDataset(*car)
+    batch = default_collate([dataset[3], dataset[8]])
+    assert batch["index"].tolist() == [3, 8]
+    assert batch["name"] == ["sample 3", "sample 8"]
+    assert indices(DataLoader(Subset(dataset, [7, 1, 4]), batch_size=2)) == [7, 1, 4]
+
+
+def test_workers_and_a_transform(car: Written) -> None:
+    dataset = IPFSMapDataset(*car, columns=["index"], transform=lambda sample: sample["index"] + 1)
+    got = torch.cat(list(DataLoader(dataset, batch_size=10, num_workers=2)))
+    assert got.tolist() == list(range(1, N + 1))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_distributed_sampler_deals_as_the_iterable_does(car: Written, world_size: int, drop_last: bool) -> None:
+    for rank in range(world_size):
+        sampler: Any = DistributedSampler(
+            IPFSMapDataset(*car), world_size, rank, shuffle=False, drop_last=drop_last
+        )
+        mapped = indices(DataLoader(IPFSMapDataset(*car), batch_size=5, sampler=sampler))
+        iterable = IPFSIterableDataset(*car, rank=rank, world_size=world_size, drop_last=drop_last)
+        assert mapped == indices(iterable)
+        assert len(iterable) == len(mapped)
+
+
+def test_unknown_columns(car: Written) -> None:
+    with pytest.raises(torch_ipfs.OptionError, match="'nme'"):
+        IPFSMapDataset(*car, columns=["nme"])[0]

@@ -1,0 +1,207 @@
+"""Samples that cannot be had: raised by name, left out and counted, or replaced; and never in silence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+import torch_ipfs
+from tests.dataset.conftest import Written, columns
+from tests.dataset.test_iterable import indices
+from torch_ipfs import CarBlockstore, IPFSIterableDataset, MemoryBlockstore, TransportError
+from torch_ipfs.blockstore.base import Block
+from torch_ipfs.codec import dag_cbor
+from torch_ipfs.codec.cid import CID
+
+Write = Callable[..., Written]
+N = 40
+
+
+def store_without(written: Written, lost: set[int]) -> tuple[CID, MemoryBlockstore]:
+    """The blocks of a dataset in layout samples, but for the samples ``lost``."""
+    cid, path = written
+    full = CarBlockstore(path)
+    leaves = [cid]
+    store = MemoryBlockstore()
+    gone = set()
+    at = 0
+    for node in leaves:
+        value: Any = dag_cbor.decode(full.get(node))
+        leaves += [entry["cid"] for entry in value.get("shards", [])]
+        for link in value.get("samples", []):
+            gone |= {link} if at in lost else set()
+            at += 1
+    for block in full.cids():
+        if block not in gone:
+            store.put(block, bytes(full.get(block)))
+    return cid, store
+
+
+@pytest.fixture
+def lossy(written: Write) -> tuple[CID, MemoryBlockstore]:
+    """Samples 3, 4 and 39 of 40 are missing."""
+    return store_without(written(n=N, layout="samples"), {3, 4, 39})
+
+
+LEFT = [i for i in range(N) if i not in (3, 4, 39)]
+
+
+def test_raise_names_the_block(lossy: tuple[CID, MemoryBlockstore]) -> None:
+    running = iter(IPFSIterableDataset(*lossy))
+    with pytest.raises(torch_ipfs.BlockNotFound) as caught:
+        list(running)
+    assert caught.value.cid is not None
+    assert "sample 3 of" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 8])
+def test_skip_leaves_them_out_and_says_so_once(lossy: tuple[CID, MemoryBlockstore], batch_size: int | None) -> None:
+    dataset = IPFSIterableDataset(*lossy, batch_size=batch_size, on_error="skip")
+    with pytest.warns(UserWarning, match="3 samples .* first was sample 3: ") as caught:
+        assert indices(dataset) == LEFT
+    assert len(caught) == 1
+
+
+def test_skip_keeps_the_batches_where_they_were(lossy: tuple[CID, MemoryBlockstore]) -> None:
+    with pytest.warns(UserWarning, match="3 samples"):
+        sizes = [len(batch["index"]) for batch in IPFSIterableDataset(*lossy, batch_size=8, on_error="skip")]
+    assert sizes == [6, 8, 8, 8, 7]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2, 3])
+@pytest.mark.parametrize("batch_size", [None, 2, 8])
+def test_the_loader_keeps_order_and_counts_under_skip(
+    lossy: tuple[CID, MemoryBlockstore], num_workers: int, batch_size: int | None
+) -> None:
+    dataset = IPFSIterableDataset(*lossy, batch_size=batch_size, on_error="skip")
+    loader = torch_ipfs.make_dataloader(dataset, num_workers=num_workers, persistent_workers=False)
+    seen: list[int] = []
+    states = []
+    with pytest.warns(UserWarning, match="3 samples .* first was sample 3: "):
+        for item in loader:
+            seen += indices([item])
+            states.append((len(seen), loader.state_dict()))
+    assert seen == LEFT
+    assert loader.skipped == 3
+    for taken, state in states:
+        resumed = IPFSIterableDataset(*lossy, batch_size=batch_size, on_error="skip")
+        resumed.load_state_dict(state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            assert indices(resumed) == LEFT[taken:] if taken < len(LEFT) else True
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_substitute_takes_the_next_readable(lossy: tuple[CID, MemoryBlockstore], batch_size: int | None) -> None:
+    dataset = IPFSIterableDataset(*lossy, batch_size=batch_size, on_error="substitute")
+    with pytest.warns(UserWarning, match="3 samples"):
+        got = indices(dataset)
+    assert len(got) == N
+    assert [i for at, i in enumerate(got) if at in LEFT] == LEFT
+    assert (got[3], got[4]) == (5, 6)
+    assert got[39] in LEFT
+
+
+def test_skip_is_substitute_where_ranks_must_stay_equal(lossy: tuple[CID, MemoryBlockstore]) -> None:
+    shares = []
+    for rank in range(2):
+        dataset = IPFSIterableDataset(*lossy, batch_size=4, on_error="skip", rank=rank, world_size=2)
+        with pytest.warns(UserWarning, match="skipped or replaced"):
+            shares.append([len(batch["index"]) for batch in dataset])
+    assert shares == [[4] * 5] * 2
+
+
+@pytest.mark.parametrize("on_error", ["skip", "substitute"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_epoch_with_nothing_left_raises(written: Write, on_error: Any) -> None:
+    cid, store = store_without(written(n=5, layout="samples"), set(range(5)))
+    dataset = IPFSIterableDataset(cid, store, on_error=on_error, batch_size=2)
+    with pytest.raises(torch_ipfs.TorchIPFSError):
+        list(dataset)
+    with pytest.raises(torch_ipfs.TorchIPFSError):
+        list(torch_ipfs.make_dataloader(dataset, num_workers=2))
+
+
+def test_a_broken_shard_is_all_of_its_samples(written: Write) -> None:
+    """A packed shard with one bit changed: its rows are left out, the others come, and the error names block and source."""
+    cid, path = written(n=N)
+    full = CarBlockstore(path)
+    shards = [entry["cid"] for entry in dag_cbor.decode(full.get(cid))["shards"]]  # type: ignore[index,call-overload]
+
+    class Forging(MemoryBlockstore):
+        def get(self, cid: CID) -> Block:
+            if cid == shards[1]:
+                raise torch_ipfs.HashMismatch("forged", cid=cid, source="there")
+            return super().get(cid)
+
+    store = Forging()
+    for block in full.cids():
+        store.put(block, bytes(full.get(block)))
+    with pytest.raises(torch_ipfs.HashMismatch) as caught:
+        list(IPFSIterableDataset(cid, store))
+    assert caught.value.cid == str(shards[1])
+    with pytest.warns(UserWarning, match="could not be read"):
+        left = indices(IPFSIterableDataset(cid, store, on_error="skip", batch_size=8))
+    assert left == sorted(left)
+    assert 0 < len(left) < N
+    with pytest.warns(UserWarning, match="could not be read"):
+        got = indices(IPFSIterableDataset(cid, store, on_error="substitute", batch_size=8))
+    assert len(got) == N
+    assert set(got) == set(left)
+
+
+class Unreachable(MemoryBlockstore):
+    """Has the root, and is out of reach for the rest."""
+
+    root: CID
+
+    def get(self, cid: CID) -> Block:
+        if cid != self.root:
+            raise TransportError("the source is down", cid=cid, source="there")
+        return super().get(cid)
+
+    def get_many(self, cids: Any, *, return_exceptions: bool = False) -> Iterator[Any]:
+        for cid in cids:
+            try:
+                yield self.get(cid)
+            except TransportError as error:
+                if not return_exceptions:
+                    raise
+                yield error
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip", "substitute"])
+def test_a_source_that_is_down_raises_in_any_case(written: Write, on_error: Any) -> None:
+    for layout in ("packed", "samples"):
+        cid, path = written(n=N, layout=layout)
+        full = CarBlockstore(path)
+        store = Unreachable()
+        store.root = cid
+        store.put(cid, bytes(full.get(cid)))
+        with pytest.raises(TransportError, match="down"):
+            list(IPFSIterableDataset(cid, store, on_error=on_error, batch_size=4))
+
+
+def test_a_workers_error_arrives_as_ours(lossy: tuple[CID, MemoryBlockstore]) -> None:
+    loader = DataLoader(IPFSIterableDataset(*lossy, batch_size=8), batch_size=None, num_workers=2)
+    with pytest.raises(torch_ipfs.BlockNotFound) as caught:
+        list(loader)
+    assert caught.value.cid is not None
+    assert CID.parse(caught.value.cid)
+    assert caught.value.source
+
+
+def test_a_transforms_own_error_is_its_own(car: Written) -> None:
+    def broken(_: Any) -> Any:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        next(iter(IPFSIterableDataset(*car, transform=broken)))
+
+
+def test_columns_of_the_conftest_agree() -> None:
+    assert set(columns(1)) == {"index", "features", "name"}
