@@ -11,12 +11,20 @@ from torch._utils import ExceptionWrapper
 from torch_ipfs import errors
 
 CID_TEXT = "bafyreihyrpefhacm6kkp4ql6j6udakdit7g3dmkzfriqfykhjw6cad5lrm"
-TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.TorchIPFSError)]
+TREE = [
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.TorchIPFSError)
+]
 SOURCES = [None, "/data/a.car", 'a "quoted" [source=null] \\ path\n.car', "http://127.0.0.1:1/ipfs"]
 
 
 def same(one: Any, other: Any) -> bool:
-    return (type(one), one.cid, one.source, str(one)) == (type(other), other.cid, other.source, str(other))
+    return (type(one), one.cid, one.source, str(one), one.reason) == (
+        type(other),
+        other.cid,
+        other.source,
+        str(other),
+        other.reason,
+    )
 
 
 @pytest.mark.parametrize("kind", TREE)
@@ -27,6 +35,7 @@ def test_an_error_survives(kind: type[errors.TorchIPFSError], cid: str | None, s
     assert (error.cid, error.source) == (cid, source)
     assert same(pickle.loads(pickle.dumps(error)), error)  # noqa: S301
     assert same(kind(str(error)), error)
+    assert error.reason == kind(str(error)).reason == "expected this, found that"
 
 
 @pytest.mark.parametrize("kind", TREE)

@@ -36,18 +36,23 @@ class TorchIPFSError(Exception):
     :param message: what was expected, what came, and what to do.
     :param cid: the CID concerned; ``None`` where the message names it itself, or there is none.
     :param source: the store, file or URL concerned, without secrets.
+
+    ``reason`` is the message without these two, for an error that is raised because of this one.
     """
 
     cid: str | None
     source: str | None
+    reason: str
 
     def __init__(self, message: str, *, cid: CID | str | None = None, source: str | None = None) -> None:
         self.cid = None if cid is None else str(cid)
         self.source = source
+        self.reason = message
         if self.cid is not None or source is not None:
             message = f"{message} [cid={json.dumps(self.cid)}, source={json.dumps(source)}]"
         elif found := _CONTEXT.findall(message):
             self.cid, self.source = (json.loads(text) for text in found[-1])
+            self.reason = _CONTEXT.sub("", message)
         super().__init__(message)
 
     def __reduce__(self) -> tuple[type[TorchIPFSError], tuple[str], dict[str, object]]:

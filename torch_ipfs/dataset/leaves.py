@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from torch_ipfs import unixfs
 from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.codec import decode
@@ -66,12 +68,13 @@ def sample_value(cid: CID, block: Block, store: Blockstore) -> Any:
 
 
 def shards_of_rows(
-    values: Sequence[Any], samples: Sequence[int], schema: Schema, cid: CID
+    values: Sequence[Any], samples: Sequence[int], schema: Schema, columns: tuple[str, ...], cid: CID
 ) -> list[tuple[list[int], Shard | TorchIPFSError]]:
     """Samples as shards: one where all fit the schema, else one a sample, or its error.
 
     :param values: the samples' values, or the error that reading one ended in.
     :param samples: their indices in the dataset.
+    :param columns: fields to decode, of all that ``schema`` has.
     :returns: places in ``values``, with the shard whose rows they are in order, or the error that all of them have.
     """
     readable = [i for i, value in enumerate(values) if not isinstance(value, TorchIPFSError)]
@@ -89,9 +92,11 @@ def shards_of_rows(
     return results
 
 
-def _shard_of_row(value: Any, sample: int, schema: Schema, cid: CID) -> Shard | TorchIPFSError:
+def _shard_of_row(
+    value: Any, sample: int, schema: Schema, columns: tuple[str, ...], cid: CID
+) -> Shard | TorchIPFSError:
     try:
-        return shard_from_rows([value], schema, first_position=sample, cid=cid)
+        return shard_from_rows([value], schema, first_position=sample, cid=cid, columns=columns)
     except SampleError as error:
         return error
 
@@ -104,7 +109,7 @@ def link_of(value: Any, sample: int, cid: CID) -> CID | TorchIPFSError:
     try:
         return as_cid(value)
     except CodecError as error:
-        return ManifestError(f"sample {sample} is linked as {value!r:.100}, which is no CID: {error}", cid=cid)
+        return ManifestError(f"sample {sample} is linked as {value!r:.100}, which is no CID: {error.reason}", cid=cid)
 
 
 def dataset_schema(manifest: Manifest, store: Blockstore) -> Schema:
@@ -128,8 +133,6 @@ def dataset_schema(manifest: Manifest, store: Blockstore) -> Schema:
 
 def first_leaf(manifest: Manifest) -> Leaf | None:
     """The leaf of the first sample; ``None`` for an empty dataset."""
-    import numpy as np
-
     if manifest.num_samples == 0:
         return None
     return manifest.locate(np.zeros(1, dtype=np.int64))[0][0]

@@ -131,7 +131,9 @@ class Reader:
         assert isinstance(leaf, Leaf)
         assert leaf.values is not None
         try:
-            shard = shard_from_rows(leaf.values, self.table.schema, first_position=leaf.first, cid=leaf.cid)
+            shard = shard_from_rows(
+                leaf.values, self.schema, first_position=leaf.first, cid=leaf.cid, columns=self.table.schema.names
+            )
             self.table.put(slot, shard, 64 * leaf.count * max(1, len(self.table.schema.fields)))
         except BROKEN:
             self._leaves[slot] = _ByRow(leaf)
@@ -300,7 +302,8 @@ class BatchStream:
             places = [place for place, at in planned.by_row.items() if at == slot]
             values = [planned.values[place] for place in places]
             samples = [int(rows.samples[place]) for place in places]
-            for members, shard in shards_of_rows(values, samples, reader.table.schema, leaf.leaf.cid):
+            columns = reader.table.schema.names
+            for members, shard in shards_of_rows(values, samples, reader.schema, columns, leaf.leaf.cid):
                 where = [places[i] for i in members]
                 if isinstance(shard, Shard):
                     passing = reader.table.put_passing(shard)

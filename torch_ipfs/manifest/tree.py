@@ -119,7 +119,7 @@ class Manifest:
         try:
             self.schema = None if schema is None else Schema.from_ipld(schema)
         except ManifestError as error:
-            raise self._error(str(error), root) from None
+            raise self._error(error.reason, root) from None
 
     @property
     def root_node(self) -> Node:
@@ -176,6 +176,8 @@ class Manifest:
         return leaves, member, samples - firsts[member] if leaves else samples
 
     def _locate(self, node: Node, samples: Int64s, where: Int64s, leaves: list[Leaf], member: Int64s) -> None:
+        if len(samples) == 0:
+            return
         if node.leaf:
             member[where] = len(leaves)
             leaves.append(node.leaf)
@@ -224,7 +226,7 @@ class Manifest:
                 return _decode_json(unixfs.read(self._store, cid, max_bytes=MAX_NODE_BYTES))
             return decode(cid, self._store.get(cid))
         except CodecError as error:
-            raise self._error(f"the dataset's node cannot be read: {error}", cid) from error
+            raise self._error(f"the dataset's node cannot be read: {error.reason}", cid) from error
 
     def _checked_entries(self, entries: list[Any], cid: CID) -> list[dict[str, Any]]:
         checked, total = [], 0
@@ -247,7 +249,7 @@ class Manifest:
             try:
                 checked.append({"cid": as_cid(entry.get("cid")), "count": count, "format": form})
             except CodecError as error:
-                raise self._error(f"shards[{i}] has no CID: {error}", cid) from None
+                raise self._error(f"shards[{i}] has no CID: {error.reason}", cid) from None
         return checked
 
     def _checked_links(self, links: list[Any], cid: CID) -> list[Any]:
