@@ -62,5 +62,17 @@ def decode(text: str) -> bytes:
     return data
 
 
+def decode_base64(text: str) -> bytes:
+    """The bytes of base64 without a prefix and padding, as DAG-JSON writes bytes. Of any length.
+
+    :raises CodecError: text that base64 does not allow.
+    """
+    try:
+        data = libipld.decode_multibase("m" + text)[1]
+    except ValueError:
+        raise CodecError(f"not base64 without padding: {_shown(text)}") from None
+    return data
+
+
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")

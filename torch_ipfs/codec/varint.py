@@ -11,13 +11,16 @@ MAX_VARINT_BYTES = 9
 MAX_VARINT = 2 ** (7 * MAX_VARINT_BYTES) - 1
 
 
-def read(data: bytes | memoryview, offset: int = 0) -> tuple[int, int]:
+def read(data: bytes | memoryview, offset: int = 0, end: int | None = None) -> tuple[int, int]:
     """The varint that starts at ``offset`` and the offset after it.
 
+    :param end: where the input ends; by default with ``data``.
     :raises CodecError: it is cut, longer than nine bytes or not minimal.
     """
+    if end is None:
+        end = len(data)
     value = shift = 0
-    for position in range(offset, min(offset + MAX_VARINT_BYTES, len(data))):
+    for position in range(offset, min(offset + MAX_VARINT_BYTES, end)):
         byte = data[position]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
@@ -25,9 +28,9 @@ def read(data: bytes | memoryview, offset: int = 0) -> tuple[int, int]:
                 raise CodecError(f"varint at byte {offset} is not minimal: its last byte, at {position}, is zero")
             return value, position + 1
         shift += 7
-    if offset + MAX_VARINT_BYTES <= len(data):
+    if offset + MAX_VARINT_BYTES <= end:
         raise CodecError(f"varint at byte {offset} is longer than {MAX_VARINT_BYTES} bytes")
-    raise CodecError(f"varint at byte {offset} is cut: the input ends at byte {len(data)}")
+    raise CodecError(f"varint at byte {offset} is cut: the input ends at byte {end}")
 
 
 def encode(value: int) -> bytes:
