@@ -158,7 +158,11 @@ class _Stream:
                 f"a block of {len(block)} bytes, at byte {offset} of a CAR; the limit is {self._limits.block_bytes}",
                 cid=cid,
             )
-        if verify and not multihash.matches(cid.multihash, block):
+        try:
+            matches = not verify or multihash.matches(cid.multihash, block)
+        except CodecError as error:
+            raise CodecError(f"a block at byte {offset} of a CAR: {error}", cid=cid) from None
+        if not matches:
             raise HashMismatch(
                 f"the block at byte {offset} of a CAR, {len(block)} bytes, does not hash to its CID", cid=cid
             )

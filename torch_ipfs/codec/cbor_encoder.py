@@ -7,6 +7,7 @@ CID. It takes some 0.3 us an item. https://ipld.io/specs/codecs/dag-cbor/spec/#s
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import repeat
@@ -54,7 +55,7 @@ def _entries(items: Iterable[tuple[object, object]]) -> list[tuple[bytes, object
     entries = []
     for key, value in items:
         if not isinstance(key, str):
-            raise CodecError(f"DAG-CBOR: map keys are str, not {type(key).__name__}: {key!r:.80}")
+            raise CodecError(f"DAG-CBOR: map keys are str, not {type(key).__name__}: {reprlib.repr(key)}")
         entries.append((_text(key), value))
     entries.sort(key=lambda entry: entry[0])
     return entries
@@ -77,7 +78,7 @@ def _scalar(item: object) -> bytes:
     if isinstance(item, (bytes, bytearray, memoryview)):
         return _head(_BYTES, len(item)) + item
     raise CodecError(
-        f"DAG-CBOR has no {type(item).__name__}; it holds None, bool, int, float, str, bytes, list, dict and CID: {item!r:.80}"
+        f"DAG-CBOR has no {type(item).__name__}; it holds None, bool, int, float, str, bytes, list, dict and CID: {reprlib.repr(item)}"
     )
 
 

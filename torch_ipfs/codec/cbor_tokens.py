@@ -26,8 +26,8 @@ _SHORT_STRINGS = tuple(b"[\\x%02x\\x%02x]" % (0x40 + length, 0x60 + length) + b"
 
 # Dots, not repeats such as .{8}, and this order: each was measured to be the quickest.
 _TOKENS = re.compile(b"(?:" + b"|".join((_FLOAT_64, _ONE_BYTE, *_INTEGERS, *_SHORT_STRINGS)) + b")*+", re.DOTALL)
-_LINKS = re.compile(rb"(?:\xd8\x2a\x58\x25\0" + b"." * 36 + rb")++|\xd8\x2a", re.DOTALL)
-"""A row of links whose CIDs take 36 bytes, or a link's tag alone: its bytes are the next token."""
+_LINKS = re.compile(rb"(?:\xd8\x2a\x58\x25\0" + b"." * 36 + rb")++|\xd8\x2a(?=[\x40-\x5b])", re.DOTALL)
+"""A row of links whose CIDs take 36 bytes, or the tag of another link, whose bytes are the next token."""
 
 _LEAST_ARGUMENT = {24: 24, 25: 2**8, 26: 2**16, 27: 2**32}
 """By the low five bits of a head, which say how many bytes its argument takes: 1, 2, 4 or 8."""

@@ -99,7 +99,7 @@ class CID:
         :raises CodecError: it is none. For ``/ipfs/CID/path`` see :mod:`torch_ipfs.unixfs`.
         """
         if len(text) == 46 and text.startswith("Qm"):
-            return cls.from_bytes(multibase.decode("z" + text))
+            return cls.from_bytes(multibase.decode_base58btc(text))
         binary = multibase.decode(text)
         if binary[:1] != b"\x01":
             raise CodecError(f"not a CIDv1, though written with a multibase prefix: {text[:80]!r}")

@@ -231,7 +231,7 @@ class _Text:
             return value
         number = float(text) if len(text) <= _MAX_FLOAT_CHARS else math.inf
         if math.isinf(number):
-            self.fail(start, f"a number that no float of 64 bits holds ({text[:40]})")
+            self.fail(start, f"a number out of the range of 64 bits ({text[:40]})")
         return number
 
     def _end(self) -> None:

@@ -6,6 +6,7 @@ Floats are written as ECMAScript and Go write them, with a decimal point where t
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from json.encoder import encode_basestring
@@ -55,7 +56,7 @@ def encode(value: object, write_other: WriteOther, check_object: CheckObject) ->
 def _members(item: dict[Any, Any], check_object: CheckObject) -> Iterator[tuple[str, Any]]:
     for key in item:
         if not isinstance(key, str):
-            raise CodecError(f"JSON: keys are str, not {type(key).__name__}: {key!r:.80}")
+            raise CodecError(f"JSON: keys are str, not {type(key).__name__}: {reprlib.repr(key)}")
     keys = sorted(item)  # by code point, which is the order of their UTF-8 too
     check_object(item, keys)
     commas = chain(("",), repeat(","))
@@ -75,7 +76,7 @@ def _scalar(item: Any, write_other: WriteOther) -> str:
         return float_text(item)
     text = write_other(item)
     if text is None:
-        raise CodecError(f"JSON has no {type(item).__name__}: {item!r:.80}")
+        raise CodecError(f"JSON has no {type(item).__name__}: {reprlib.repr(item)}")
     return text
 
 

@@ -53,12 +53,20 @@ def decode(text: str) -> bytes:
         raise CodecError(f"no known multibase prefix ({', '.join(sorted(_READABLE))}): {_shown(text)}")
     if len(text) > MAX_TEXT_CHARS:
         raise CodecError(f"multibase text of {len(text)} characters; at most {MAX_TEXT_CHARS} are read")
-    try:
-        prefix, data = libipld.decode_multibase(text)
-    except ValueError:
-        data = None
-    if data is None or libipld.encode_multibase(prefix, data) != text:  # bytes have one form; libipld reads others too
+    data = _decoded(text)
+    if data is None:
         raise CodecError(f"not the multibase text that its prefix promises: {_shown(text)}")
+    return data
+
+
+def decode_base58btc(text: str) -> bytes:
+    """The bytes of base58btc without a prefix, as CIDv0 are written.
+
+    :raises CodecError: text that base58btc does not allow.
+    """
+    data = _decoded("z" + text)
+    if data is None:
+        raise CodecError(f"not base58btc: {_shown(text)}")
     return data
 
 
@@ -67,11 +75,19 @@ def decode_base64(text: str) -> bytes:
 
     :raises CodecError: text that base64 does not allow.
     """
-    try:
-        data = libipld.decode_multibase("m" + text)[1]
-    except ValueError:
-        raise CodecError(f"not base64 without padding: {_shown(text)}") from None
+    data = _decoded("m" + text)
+    if data is None:
+        raise CodecError(f"not base64 without padding: {_shown(text)}")
     return data
+
+
+def _decoded(text: str) -> bytes | None:
+    """The bytes of a multibase text, ``None`` where it is none."""
+    try:
+        prefix, data = libipld.decode_multibase(text)
+    except ValueError:
+        return None
+    return data if libipld.encode_multibase(prefix, data) == text else None  # libipld reads other forms than it writes
 
 
 def _shown(text: str) -> str:

@@ -7,6 +7,7 @@ or check a digest is for the functions below alone, with digests of 20 to 128 by
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable
 
 from blake3 import blake3
@@ -65,6 +66,20 @@ def _identity(data: Data, length: int) -> bytes:
     return bytes(data[:length])
 
 
+def _keccak(bits: int) -> _Digest:
+    """Ethereum's hash, which hashlib does not have."""
+
+    def digest(data: Data, length: int) -> bytes:
+        try:
+            keccak = importlib.import_module("Crypto.Hash.keccak")
+        except ImportError:
+            raise CodecError(f"keccak-{bits} needs the package pycryptodome, which is not installed") from None
+        whole: bytes = keccak.new(digest_bits=bits, data=data).digest()
+        return whole[:length]
+
+    return digest
+
+
 class _Function:
     """One hash function: its multicodec name and code, how long its digests are, and how it is computed."""
 
@@ -104,6 +119,10 @@ def _functions() -> list[_Function]:
         _Function("blake3", BLAKE3, 32, _blake3, MAX_DIGEST_BYTES),
     ]
     functions += [
+        _Function(f"keccak-{bits}", code, bits // 8, _keccak(bits))
+        for code, bits in ((0x1A, 224), (0x1B, 256), (0x1C, 384), (0x1D, 512))
+    ]
+    functions += [
         _Function(f"blake2b-{8 * size}", 0xB200 + size, size, _blake2(hashlib.blake2b, size))
         for size in range(MIN_DIGEST_BYTES, 65)
     ]
@@ -118,10 +137,6 @@ _BY_CODE = {function.code: function for function in _functions()}
 _BY_NAME = {function.name: function for function in _BY_CODE.values()}
 _NAMES = {code: function.name for code, function in _BY_CODE.items()} | {
     IDENTITY: "identity",
-    0x1A: "keccak-224",
-    0x1B: "keccak-256",
-    0x1C: "keccak-384",
-    0x1D: "keccak-512",
     0x22: "murmur3-x64-64",
     0xD5: "md5",
 }
