@@ -41,6 +41,18 @@ AMBIENT = (
 """Variables of the environment that change what the library does."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A property test that hangs ends the run.
+
+    The exception that interrupts other tests when their time is up is one more failure to hypothesis, which it then shrinks
+    by running what hangs again.
+    """
+    for item in items:
+        if item.get_closest_marker("hypothesis") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(method="thread"))
+
+
 @pytest.fixture(scope="session")
 def fixtures_path() -> Path:
     """The folder of shared fixtures. Where it is missing a test is skipped, but in CI it fails."""
