@@ -1,0 +1,119 @@
+"""Keeping a disk cache within its bound: what was used longest ago goes first.
+
+A walk of the folder finds the oldest blocks, a quarter of all bytes, and they are the next to go, so that a walk is paid for
+by many evictions. Each is looked at once more when its turn comes: one that was used since, by whatever process, stays.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from torch_ipfs.blockstore.cache_files import CacheEntry, CacheFiles
+from torch_ipfs.blockstore.cache_usage import CacheUsage
+
+MOST_WALKS = 3
+"""Walks for one block. More would mean that all that is found is used again before its turn comes."""
+
+
+MOST_SPARE_BYTES = 2**20
+"""Room that a process counts as taken before it is, at most; a thousandth of the limit where that is less."""
+
+
+class CacheEviction:
+    """Makes room, for one process; others that do so at the same time find their own oldest blocks.
+
+    :param evicted: told the multihash (hexadecimal) of each block that went.
+    """
+
+    def __init__(self, files: CacheFiles, usage: CacheUsage, evicted: Callable[[str], None]) -> None:
+        self._files = files
+        self._usage = usage
+        self._evicted = evicted
+        self._mutex = threading.Lock()
+        self._spare_bytes = 0
+        self._oldest: deque[CacheEntry] = deque()
+
+    def reserve(self, size_bytes: int, limit_bytes: int) -> bool:
+        """Count ``size_bytes`` that are about to be written, and remove blocks until all fits the limit.
+
+        Room for further small blocks is counted with it, so that not each of them is.
+
+        :returns: whether it does; if not, nothing is counted.
+        :raises OSError: the journal cannot be kept.
+        """
+        with self._mutex:
+            if size_bytes <= self._spare_bytes:
+                self._spare_bytes -= size_bytes
+                return True
+            extra_bytes = min(MOST_SPARE_BYTES, limit_bytes >> 10)
+            if size_bytes < extra_bytes and self._count(size_bytes + extra_bytes, limit_bytes):
+                self._spare_bytes += extra_bytes
+                return True
+            return self._count(size_bytes, limit_bytes)
+
+    def release(self, size_bytes: int) -> None:
+        """Take back what was reserved and not written.
+
+        :raises OSError: the journal cannot be kept.
+        """
+        self._usage.add(-size_bytes)
+
+    def total(self) -> int:
+        """The bytes that the node's blocks take.
+
+        :raises OSError: the journal cannot be read.
+        """
+        with self._mutex:
+            return self._usage.total() - self._spare_bytes
+
+    def close(self) -> None:
+        """Give back the room that was not used.
+
+        :raises OSError: the journal cannot be kept.
+        """
+        with self._mutex:
+            spare_bytes, self._spare_bytes = self._spare_bytes, 0
+            if spare_bytes:
+                self._usage.add(-spare_bytes)
+
+    def _count(self, size_bytes: int, limit_bytes: int) -> bool:
+        if self._usage.add(size_bytes) <= limit_bytes or self._make_room(limit_bytes):
+            return True
+        self._usage.add(-size_bytes)
+        return False
+
+    def _make_room(self, limit_bytes: int) -> bool:
+        walks = 0
+        while (total := self._usage.total()) > limit_bytes:
+            if self._oldest:
+                self._evict(self._oldest.popleft())
+            elif walks < MOST_WALKS:
+                walks += 1
+                self._walk()
+            else:
+                return False
+        return total <= limit_bytes
+
+    def _evict(self, entry: CacheEntry) -> None:
+        path = self._files.path(entry.multihash_hex)
+        try:
+            used_since = os.lstat(path).st_atime_ns > entry.used_ns
+        except OSError:
+            return  # another process was here before
+        if not used_since and self._files.remove(entry.multihash_hex):
+            self._usage.add(-entry.size_bytes)
+            self._evicted(entry.multihash_hex)
+
+    def _walk(self) -> None:
+        self._files.sweep()
+        self._usage.recount()
+        entries = sorted(self._files.walk())
+        enough = sum(entry.size_bytes for entry in entries) // 4
+        for entry in entries:
+            self._oldest.append(entry)
+            enough -= entry.size_bytes
+            if enough <= 0:
+                break

@@ -1,0 +1,336 @@
+"""Asking stores ahead of need: requests that threads answer in any order and that are given out in theirs.
+
+A wrapper store learns only bit by bit what it has to ask the store below for, yet that store's ``get_many`` wants an iterable,
+and keeps its window full by pulling from it. So a thread feeds it what is there to be asked. The iterable ends when nothing
+is: waiting inside it would keep back answers that have come already. Network stores look again, while they have answers
+outstanding, whether there is more; for others the next round of ``get_many`` starts when there is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import TorchIPFSError, TransportError
+
+Answer = Block | BaseException
+
+MOST_AHEAD = 512
+"""Requests made ahead while the next answer is waited for: more than network stores take at once (256)."""
+
+SETTLED_AHEAD = 16
+"""Requests made ahead while answers are there to be given out."""
+
+GUESSED_BYTES = 2**20
+"""What a block is taken to hold before one has been seen."""
+
+FAREWELL_S = 1.0
+"""How long closing an iterator waits for its thread. One that is kept longer by a store ends when that answers."""
+
+
+class Request:
+    """A block that is wanted. It is settled once it has an answer, or once its place of answer is known."""
+
+    __slots__ = ("answer", "cid", "held_bytes", "is_expected", "settled")
+
+    def __init__(self, cid: CID) -> None:
+        self.cid = cid
+        self.answer: Answer | None = None
+        self.settled = False
+        self.is_expected = False
+        self.held_bytes = 0
+
+    def answer_now(self, answer: Answer) -> None:
+        """Answer a request that no thread knows of yet."""
+        self.answer = answer
+        self.settled = True
+
+
+R = TypeVar("R", bound=Request)
+
+
+class Ahead(Generic[R]):
+    """The requests that an iterator has made and not given out, bounded in number and in bytes.
+
+    ``changed`` guards all requests, and is notified whenever one is settled.
+
+    :param window_bytes: most bytes of answers that are held, or expected: a block that is asked for counts as the mean of those
+        that came, or as the last one if that was larger.
+    """
+
+    def __init__(self, window_bytes: int) -> None:
+        self.changed = threading.Condition()
+        self.awaited: R | None = None
+        self._window_bytes = window_bytes
+        self._held_bytes = 0
+        self._expected = 0
+        self._came_blocks = self._came_bytes = 0
+        self._block_bytes = GUESSED_BYTES
+        self._pending: deque[R] = deque()
+        self._failure: Exception | None = None
+        self._closed = False
+        self._process = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process whose threads answer; a forked child has inherited the iterator alone."""
+        return os.getpid() == self._process
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the answers hold as many bytes as they may."""
+        return self._held_bytes >= self._window_bytes
+
+    def expect(self, request: R) -> None:
+        """Count a request that a thread is about to be asked."""
+        with self.changed:
+            request.is_expected = True
+            self._expected += 1
+
+    def hold(self, request: R, size_bytes: int) -> None:
+        """Count bytes that are held for a request until it is given out."""
+        with self.changed:
+            request.held_bytes += size_bytes
+            self._held_bytes += size_bytes
+
+    def settle(self, request: R, answer: Answer | None, size_bytes: int = 0) -> None:
+        """Answer a request, or (``None``) say that its answer is to be got when it is given out. The first answer stays.
+
+        :param size_bytes: what the block takes, where one was fetched.
+        """
+        with self.changed:
+            if request.settled:
+                return
+            request.answer = answer
+            request.settled = True
+            if request.is_expected:
+                self._expected -= 1
+            if size_bytes:
+                self._came_blocks += 1
+                self._came_bytes += size_bytes
+                self._block_bytes = max(size_bytes, self._came_bytes // self._came_blocks)
+                if answer is not None:
+                    self.hold(request, size_bytes)
+            self.changed.notify_all()
+
+    def keep_back(self, is_awaited: Callable[[R], bool]) -> None:
+        """Wait, as a thread that answers, until there is room for more, or until what is awaited depends on it."""
+        with self.changed:
+            while self.is_full and not self._closed and not (self.awaited is not None and is_awaited(self.awaited)):
+                self.changed.wait()
+
+    def in_order(
+        self, requests: Iterator[R], finish: Callable[[R], Answer], *, return_exceptions: bool
+    ) -> Iterator[Block | TorchIPFSError]:
+        """The answers, in the order of ``requests``, which is advanced as far ahead as there is room.
+
+        What ``requests`` raises comes after the answers before it. One that has ended is asked again as long as answers are
+        outstanding: it may be fed by a reader like this one, which had nothing to ask at the time.
+
+        :param finish: waits for a request that is not settled, and gets the answer of one that was settled without.
+        """
+        while True:
+            if not self.is_ours:
+                raise TransportError("the process forked while blocks were being read; read them anew in the child")
+            self._fill(requests)
+            if not self._pending:
+                break
+            request = self._pending.popleft()
+            answer = request.answer
+            if answer is None:
+                self._await(request)
+                answer = finish(request)
+                self._await(None)
+            self._give_out(request)
+            if isinstance(answer, BaseException) and not (return_exceptions and isinstance(answer, TorchIPFSError)):
+                raise answer
+            yield answer
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Let threads that were kept back go on; nothing is given out any more."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+
+    def _fill(self, requests: Iterator[R]) -> None:
+        """Make requests ahead."""
+        made = 0
+        while self._failure is None and not self._has_enough(made):
+            try:
+                request = next(requests, None)
+            except Exception as failure:  # noqa: BLE001 - raised in its place
+                self._failure = failure
+                return
+            if request is None:
+                return
+            self._pending.append(request)
+            made += 1
+
+    def _has_enough(self, made: int) -> bool:
+        pending = self._pending
+        if not pending:
+            return False
+        if pending[0].settled and (made >= 2 or len(pending) >= SETTLED_AHEAD):
+            return True
+        return len(pending) >= MOST_AHEAD or self._held_bytes + self._expected * self._block_bytes >= self._window_bytes
+
+    def _await(self, request: R | None) -> None:
+        with self.changed:
+            self.awaited = request
+            self.changed.notify_all()
+
+    def _give_out(self, request: R) -> None:
+        if request.held_bytes:
+            with self.changed:
+                self._held_bytes -= request.held_bytes
+                self.changed.notify_all()
+
+
+class FetchThread(Generic[R]):
+    """A thread that has a store's ``get_many`` answer requests, for one iterator. It starts with the first request.
+
+    :param answered: told each answer, in this thread; may wait, which keeps the store back.
+    :param admit: asked before a request is handed to the store; may settle it otherwise and answer no. Any thread.
+    """
+
+    def __init__(
+        self,
+        store: Blockstore,
+        answered: Callable[[R, Answer], None],
+        admit: Callable[[R], bool] = lambda _: True,
+    ) -> None:
+        self._store = store
+        self._answered = answered
+        self._admit = admit
+        self._changed = threading.Condition()
+        self._queue: deque[R] = deque()
+        self._asked: deque[R] = deque()
+        self._results: Iterator[Block | TorchIPFSError] | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def ask(self, request: R) -> None:
+        """Have a request answered after those before it."""
+        with self._changed:
+            self._queue.append(request)
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="torch_ipfs-fetch", daemon=True)
+                self._thread.start()
+
+    def withdraw(self) -> list[R]:
+        """Take back the requests that were not handed to the store yet."""
+        with self._changed:
+            withdrawn = list(self._queue)
+            self._queue.clear()
+            return withdrawn
+
+    def outstanding(self) -> list[R]:
+        """The requests that were handed to the store and are not answered."""
+        with self._changed:
+            return list(self._asked)
+
+    def close(self) -> None:
+        """Ask for nothing more, and break off what is on its way as soon as the store lets us."""
+        with self._changed:
+            self._closed = True
+            self._queue.clear()
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(FAREWELL_S)
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            self._round()
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            return not self._closed
+
+    def _round(self) -> None:
+        """One ``get_many`` of the store. What it leaves unanswered is answered with why."""
+        failure: BaseException
+        results: Iterator[Block | TorchIPFSError] | None = None
+        try:
+            results = self._store.get_many(_Feed(self._next), return_exceptions=True)
+            for answer in results:
+                self._take(answer)
+                if self._closed:
+                    break
+            failure = _broke_off(self._store)
+        except OSError as error:
+            failure = _broke_off(self._store)
+            failure.__cause__ = error
+        except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told, in its own thread
+            failure = error
+        finally:
+            if results is not None:
+                close_iterator(results)
+        for request in self._forget():
+            self._answered(request, failure)
+
+    def _next(self) -> CID | None:
+        """What the store is to be asked next, if there is anything at present."""
+        while True:
+            with self._changed:
+                if not self._queue or self._closed:
+                    return None
+                request = self._queue.popleft()
+            if self._admit(request):
+                with self._changed:
+                    self._asked.append(request)
+                return request.cid
+
+    def _take(self, answer: Answer) -> None:
+        with self._changed:
+            request = self._asked.popleft()
+        self._answered(request, answer)
+
+    def _forget(self) -> list[R]:
+        with self._changed:
+            forgotten = list(self._asked)
+            self._asked.clear()
+            return forgotten
+
+
+class _Feed:
+    """An iterator that ends when there is nothing to ask, and goes on when there is again, for a store that asks again."""
+
+    def __init__(self, next_cid: Callable[[], CID | None]) -> None:
+        self._next_cid = next_cid
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> CID:
+        cid = self._next_cid()
+        if cid is None:
+            raise StopIteration
+        return cid
+
+
+def close_iterator(iterator: Iterator[object]) -> None:
+    """Close an iterator that can be; a store's cancels what is in flight then."""
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        with suppress(TorchIPFSError):
+            close()
+
+
+def _broke_off(store: Blockstore) -> TransportError:
+    return TransportError("the store stopped before it had answered for all blocks", source=source_of(store))
+
+
+def source_of(store: Blockstore) -> str:
+    """The store's name in errors and logs."""
+    return str(getattr(store, "source", None) or type(store).__name__)

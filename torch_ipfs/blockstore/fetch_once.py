@@ -1,0 +1,100 @@
+"""A block from the cache, or else fetched once by all who want it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from torch_ipfs.blockstore.base import Block, Blockstore, identity_block
+from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
+from torch_ipfs.blockstore.fetch_ahead import source_of
+from torch_ipfs.blockstore.trust import Checked
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import TransportError
+
+
+@dataclass(slots=True)
+class Counts:
+    """Blocks that came from the cache, and blocks that were fetched."""
+
+    hits: int = 0
+    hit_bytes: int = 0
+    misses: int = 0
+    miss_bytes: int = 0
+
+
+class FetchOnce:
+    """The blocks of a store behind a cache, for the threads of one process.
+
+    :param wait_s: the longest wait for another process or thread that is fetching the wanted block.
+    """
+
+    def __init__(self, store: Blockstore, disk: DiskCache, wait_s: float) -> None:
+        self.store = store
+        self.disk = disk
+        self.check = Checked(store, source_of(store))
+        self._wait_s = wait_s
+        self._counts = Counts()
+        self._mutex = threading.Lock()
+
+    def get(self, cid: CID) -> Block:
+        """The block. What :meth:`torch_ipfs.blockstore.base.Blockstore.get` raises, this does."""
+        multihash = cid.multihash
+        block = self.read(multihash)
+        if block is not None:
+            return block
+        if (identity := identity_block(cid)) is not None:
+            return identity
+        claims = self.disk.claims
+        claimed = self.disk.is_writable and claims.claim_within(
+            multihash, self._wait_s, lambda: self.disk.has(multihash)
+        )
+        try:
+            block = self.read(multihash)  # it may have come before it was claimed
+            return self._fetch(cid, multihash) if block is None else block
+        finally:
+            if claimed:
+                claims.release(multihash)
+
+    def read(self, multihash: bytes) -> Block | None:
+        """The block, if it is in the cache."""
+        block = self.disk.read(multihash)
+        assert not isinstance(block, Unchecked)
+        if block is not None:
+            self.count_hit(len(block))
+        return block
+
+    def keep(self, multihash: bytes, block: Block) -> bool:
+        """Note that a block was fetched, and put it into the cache; whether it is there now."""
+        with self._mutex:
+            self._counts.misses += 1
+            self._counts.miss_bytes += len(block)
+        return self.disk.write(multihash, block)
+
+    def count_hit(self, size_bytes: int) -> None:
+        """Note that a block came from the cache."""
+        with self._mutex:
+            self._counts.hits += 1
+            self._counts.hit_bytes += size_bytes
+
+    def count_failure(self) -> None:
+        """Note that a block was asked for in vain."""
+        with self._mutex:
+            self._counts.misses += 1
+
+    def counts(self) -> Counts:
+        """What was noted until now."""
+        with self._mutex:
+            return replace(self._counts)
+
+    def _fetch(self, cid: CID, multihash: bytes) -> Block:
+        try:
+            block = self.check(cid, self.store.get(cid))
+        except OSError as error:
+            self.count_failure()
+            raise TransportError(f"the store failed: {error}", cid=cid, source=source_of(self.store)) from error
+        except Exception:
+            self.count_failure()
+            raise
+        self.keep(multihash, block)
+        return block
