@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from torch_ipfs.blockstore.fetch_options import FetchOptions
+from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
+from torch_ipfs.errors import OptionError
+
+
+class Attempts:
+    """Fails in the given ways, then answers."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.count = 0
+
+    async def __call__(self) -> str:
+        self.count += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "answer"
+
+
+def retrying(timeout_s: float = 10.0, **options) -> Retry:
+    return Retry(FetchOptions(**{"backoff_s": 0.001, **options}), timeout_s)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3])
+def test_what_comes_later_is_asked_for_again(failures: int):
+    attempts = Attempts(*(Later("busy") for _ in range(failures)))
+    retry = retrying(retries=3)
+    assert asyncio.run(retry.call(attempts)) == "answer"
+    assert attempts.count == failures + 1
+    assert retry.count == failures
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_it_gives_up_after_so_many_retries_and_tells_of_the_last(retries: int):
+    attempts = Attempts(*(Later(f"failure {i}") for i in range(10)))
+    with pytest.raises(Later, match=f"failure {retries}"):
+        asyncio.run(retrying(retries=retries).call(attempts))
+    assert attempts.count == retries + 1
+
+
+def test_what_never_comes_is_asked_for_once():
+    attempts = Attempts(KeyError("broken"))
+    with pytest.raises(KeyError):
+        asyncio.run(retrying(retries=3).call(attempts))
+    assert attempts.count == 1
+
+
+def test_time_for_all_attempts_and_waits_is_bounded():
+    attempts = Attempts(*(Later("busy") for _ in range(10**4)))
+    start = time.monotonic()
+    with pytest.raises(Later, match=r"0\.05 s.*busy"):
+        asyncio.run(retrying(timeout_s=0.05, retries=10**4).call(attempts))
+    assert time.monotonic() - start < 5
+
+
+def test_an_attempt_that_hangs_is_bounded():
+    with pytest.raises(Later, match=r"no whole answer within 0\.02 s"):
+        asyncio.run(retrying(timeout_s=0.02).call(lambda: asyncio.sleep(60)))
+
+
+def test_backoff_doubles_up_to_its_most():
+    retry = retrying(backoff_s=1.0, backoff_max_s=5.0)
+    for failures, full_s in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 5.0), (5000, 5.0)):
+        waits = [retry._backoff_s(failures) for _ in range(100)]
+        assert full_s / 2 <= min(waits) < max(waits) <= full_s
+
+
+def test_retry_after_holds_back_all_attempts_and_is_capped():
+    retry = retrying(retry_after_max_s=0.1, retries=1)
+
+    async def both() -> float:
+        first = asyncio.create_task(retry.call(Attempts(Later("busy", retry_after_s=3600))))
+        await asyncio.sleep(0.001)
+        start = time.monotonic()
+        await retry.call(Attempts())
+        held_s = time.monotonic() - start
+        await first
+        return held_s
+
+    assert 0.05 < asyncio.run(both()) < 5
+
+
+def test_retry_after_in_seconds_dates_and_nonsense():
+    assert retry_after_s("120") == 120
+    assert retry_after_s(" 0 ") == 0
+    assert retry_after_s("9" * 400) == 999_999_999
+    date = datetime.now(UTC) + timedelta(seconds=90)
+    found = retry_after_s(format_datetime(date, usegmt=True))
+    assert found is not None
+    assert 85 < found < 95
+    assert retry_after_s("Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    for nonsense in (None, "", "soon", "-1", "1.5", "٣", "Fri, 99 Dec 1999 99:99:99 GMT"):
+        assert retry_after_s(nonsense) is None
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["timeout_s", "retries", "in_flight", "window_bytes", "backoff_s"])
+def test_options_are_checked(name: str, value: float):
+    with pytest.raises(OptionError, match=name):
+        FetchOptions(**{name: value})  # type: ignore[arg-type]

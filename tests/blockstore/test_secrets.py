@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import ssl
+from collections.abc import Callable
+
+import pytest
+import trustme
+
+from tests.network.gateways import CID_0, DATA_0, gateway, holding, options
+from tests.network.staged import Asked, Connection, serving
+from torch_ipfs.blockstore.gateway import GatewayBlockstore
+from torch_ipfs.errors import TorchIPFSError, TransportError
+
+TOKEN = "t0ps3cr3t"
+
+
+def redirecting(to: Callable[[Asked], str], status: int = 302) -> Callable[[Asked, Connection], None]:
+    return lambda asked, connection: connection.answer(b"", status, {"Location": to(asked)})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed_and_secrets_stay_behind(status: int):
+    with (
+        serving(holding({CID_0: DATA_0})) as elsewhere,
+        gateway(
+            redirecting(lambda asked: elsewhere.url + asked.target.split("&")[0], status),
+            bearer=TOKEN,
+            headers={"X-Api-Key": "an-api-key", "Cookie": "session=1"},
+        ) as (store, server),
+    ):
+        assert store.get(CID_0) == DATA_0
+    assert server.asked[0].headers["authorization"] == f"Bearer {TOKEN}"
+    (asked,) = elsewhere.asked
+    assert asked.headers["accept"] == "application/vnd.ipld.raw"
+    assert asked.headers.keys().isdisjoint({"authorization", "x-api-key", "cookie"})
+
+
+def test_a_redirect_to_the_same_host_keeps_the_token():
+    def service(asked: Asked, connection: Connection) -> None:
+        if asked.target.startswith("/moved"):
+            connection.answer(DATA_0)
+        else:
+            connection.answer(b"", 307, {"Location": f"/moved{asked.target}"})
+
+    with gateway(service, bearer=TOKEN) as (store, server):
+        assert store.get(CID_0) == DATA_0
+    assert [asked.headers["authorization"] for asked in server.asked] == [f"Bearer {TOKEN}"] * 2
+
+
+def test_a_token_does_not_come_back_after_a_detour():
+    with serving(lambda asked, c: c.answer(b"", 302, {"Location": back[0]})) as detour:
+
+        def service(asked: Asked, connection: Connection) -> None:
+            if asked.target == "/back":
+                connection.answer(DATA_0)
+            else:
+                connection.answer(b"", 302, {"Location": detour.url})
+
+        with gateway(service, bearer=TOKEN) as (store, server):
+            back = [f"{server.url}/back"]
+            assert store.get(CID_0) == DATA_0
+            assert "authorization" not in server.asked[1].headers
+
+
+@pytest.mark.parametrize("location", ["/ipfs/round", "", "//", "http://", "ftp://host/", "http://[::1", "http://a:b/"])
+def test_redirects_are_bounded_and_lead_somewhere(location: str):
+    with gateway(redirecting(lambda _: location), max_redirects=3) as (store, server):
+        with pytest.raises(TransportError, match="redirected"):
+            store.get(CID_0)
+        assert len(server.asked) <= 4
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> Callable:
+    """Servers that speak TLS with a certificate of the test's own authority."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return lambda service: serving(service, tls=context)
+
+
+def test_tls_is_verified(tls: Callable, authority: trustme.CA):
+    with tls(holding({CID_0: DATA_0})) as server, authority.cert_pem.tempfile() as ca_file:
+        store = GatewayBlockstore(server.url, **options())
+        with pytest.raises(TransportError, match=r"(?i)certificate"):
+            store.get(CID_0)
+        store.close()
+        assert server.asked == []
+        store = pickle.loads(pickle.dumps(GatewayBlockstore(server.url, ca_file=ca_file)))
+        assert store.get(CID_0) == DATA_0
+        store.close()
+
+
+def test_no_redirect_leads_from_https_to_http(tls: Callable, authority: trustme.CA):
+    with (
+        serving(holding({CID_0: DATA_0})) as plain,
+        tls(redirecting(lambda asked: plain.url + asked.target)) as server,
+        authority.cert_pem.tempfile() as ca_file,
+    ):
+        store = GatewayBlockstore(server.url, ca_file=ca_file, **options())
+        with pytest.raises(TransportError, match="from https to http"):
+            store.get(CID_0)
+        store.close()
+        assert plain.asked == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda a, c: c.answer(str(a).encode(), 401),
+        lambda a, c: c.answer(str(a).encode(), 503),
+        lambda a, c: c.answer(str(a).encode(), 404),
+        lambda a, c: c.answer(str(a).encode(), 200),
+        lambda _, c: c.reset(),
+        lambda _, c: c.silence(),
+        lambda a, c: c.answer(b"", 302, {"Location": f"ftp://{a.headers.get('authorization')}/"}),
+        lambda a, c: c.send(f"{a}\r\n\r\n".encode()),
+        lambda _, c: c.answer(b"", 302, {"Location": "http://127.0.0.1:1/"}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bearer", "basic", "query", "header"])
+def test_secrets_are_never_told(fault: Callable, kind: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    with serving(fault) as server:
+        address = server.url.removeprefix("http://")
+        store = {
+            "bearer": lambda: GatewayBlockstore(server.url, bearer=TOKEN, **options(retries=0)),
+            "basic": lambda: GatewayBlockstore(f"http://user:{TOKEN}@{address}", **options(retries=0)),
+            "query": lambda: GatewayBlockstore(f"{server.url}?token={TOKEN}", **options(retries=0)),
+            "header": lambda: GatewayBlockstore(server.url, headers={"Authorization": TOKEN}, **options(retries=0)),
+        }[kind]()
+        with pytest.raises(TorchIPFSError) as caught:
+            store.get(CID_0)
+        told = f"{caught.getrepr(chain=True)} {caught.value!r} {store!r} {store.source} {caplog.text}"
+        assert TOKEN not in told
+        assert "dXNlc" not in told  # the start of base64("user:...")
+        assert TOKEN in str(server.asked[0]) or "dXNlc" in str(server.asked[0])
+        assert pickle.loads(pickle.dumps(caught.value)).source == store.source
+        store.close()

@@ -1,0 +1,81 @@
+"""The body of an answer as a file that is read in the caller's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+from torch_ipfs.blockstore.transport import Request, Transport
+from torch_ipfs.errors import TransportError
+
+if TYPE_CHECKING:
+    import aiohttp
+    from _typeshed import WriteableBuffer
+
+
+class BodyFile(io.RawIOBase):
+    """A body, read once from start to end, no further ahead than its connection buffers. Closing it ends the request.
+
+    An answer is asked for again only while none has come. Reading raises what ends it early.
+
+    :raises TransportError: the request failed, the body broke off, or it took longer than was allowed.
+    """
+
+    def __init__(self, transport: Transport, request: Request) -> None:
+        self._transport = transport
+        self._request = request
+        self._thread = transport.loop_thread()
+        self._context = AsyncExitStack()
+        self._response: aiohttp.ClientResponse | None = None
+        self._chunk = b""
+        self.allow_time()
+
+    def allow_time(self) -> None:
+        """Allow the reads from here on to wait for as long, together, as one call may take."""
+        self._left_s = self._transport.timeout_s
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """What has come, up to ``size`` bytes, waiting for at least one; empty at the end."""
+        if size < 0:
+            return self.readall()
+        if not self._chunk and size:
+            self._chunk = self._thread.run(self._receive())
+        chunk, self._chunk = self._chunk[:size], self._chunk[size:]
+        return chunk
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        chunk = self.read(len(view))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        if not self.closed:
+            with suppress(TransportError):  # the loop has ended, and the request with it
+                self._thread.submit(self._context.aclose())
+        super().close()
+
+    async def _receive(self) -> bytes:
+        """What has come of the body, waiting for at least a byte; empty at its end."""
+        import aiohttp
+
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        try:
+            async with asyncio.timeout(self._left_s) as limit:
+                if self._response is None:
+                    self._response = await self._transport.patiently(self._request, self._open)
+                return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as failure:
+            what = "is too slow" if limit.expired() else f"broke off: {self._transport.describe(failure)}"
+            raise self._transport.broken(f"the body {what}", self._request) from None
+        finally:
+            self._left_s -= loop.time() - started_s
+
+    async def _open(self) -> aiohttp.ClientResponse:
+        return await self._context.enter_async_context(self._transport.answer(self._thread.session, self._request))

@@ -1,0 +1,179 @@
+"""Where an HTTP service is, what it is shown to let us in, and its name without any of that.
+
+An address is a URL, ``kubo://host:port`` for Kubo's RPC, or a multiaddr (https://github.com/multiformats/multiaddr) of
+the forms ``/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/http|/https|/tls/http]``.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from torch_ipfs.errors import OptionError
+
+RPC_PORT = 5001
+_RPC_PATH = "/api/v0"
+_MULTIADDR_SCHEMES = {"": "http", "http": "http", "https": "https", "tls/http": "https"}
+_REDACTED = "***"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Endpoint:
+    """The address of one HTTP service.
+
+    :param scheme: ``http`` or ``https``.
+    :param netloc: host and port as a URL has them, without user information.
+    :param path: the path below which the service answers, without a slash at its end.
+    :param query: what its URL carried as a query (some gateways want their token there); sent with each request.
+    :param headers: sent with each request to this host, and to no other.
+    :param source: its name in errors and logs.
+    :param secrets: what no error and no log may show.
+    """
+
+    scheme: str
+    netloc: str
+    path: str
+    query: str
+    headers: tuple[tuple[str, str], ...]
+    source: str
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.source!r})"
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what ``headers`` may be sent to."""
+        return f"{self.scheme}://{self.netloc}"
+
+    def url(self, path: str, query: str = "") -> str:
+        """The URL of ``path`` below the service's own."""
+        queries = "&".join(part for part in (query, self.query) if part)
+        return f"{self.origin}{self.path}{path}" + (f"?{queries}" if queries else "")
+
+    def redact(self, text: str) -> str:
+        """``text`` without the endpoint's secrets; what a server says may hold what it was sent."""
+        for secret in self.secrets:
+            text = text.replace(secret, _REDACTED)
+        return text
+
+
+def gateway_endpoint(url: str, *, bearer: str | None = None, headers: Mapping[str, str] | None = None) -> Endpoint:
+    """The endpoint of a gateway by its http or https URL.
+
+    :raises OptionError: it is no such URL, or a token or a header cannot be sent.
+    """
+    if not url.lower().startswith(("http://", "https://")):
+        raise OptionError(f"a gateway's URL starts with http:// or https://, not with {url[:20]!r}")
+    return _from_url(url, url, bearer=bearer, basic=None, headers=headers or {})
+
+
+def rpc_endpoint(address: str, *, bearer: str | None = None, basic: tuple[str, str] | None = None) -> Endpoint:
+    """The endpoint of a Kubo RPC by its URL, ``kubo://host:port`` or multiaddr. Its path ends with ``/api/v0``.
+
+    :raises OptionError: the address has none of these forms, or a token cannot be sent.
+    """
+    url = address
+    if address.startswith("/"):
+        url = _url_of_multiaddr(address)
+    elif address.lower().startswith("kubo://"):
+        url = f"http://{address[len('kubo://') :]}"
+    elif not address.lower().startswith(("http://", "https://")):
+        raise OptionError(f"a Kubo RPC is kubo://host:port, a multiaddr or an http(s) URL, not {address[:80]!r}")
+    endpoint = _from_url(url, address, bearer=bearer, basic=basic, headers={})
+    if not endpoint.path.endswith(_RPC_PATH):
+        endpoint = replace(endpoint, path=endpoint.path + _RPC_PATH)
+    if address.lower().startswith("kubo://") and urlsplit(endpoint.origin).port is None:
+        endpoint = replace(endpoint, netloc=f"{endpoint.netloc}:{RPC_PORT}")
+    return endpoint
+
+
+def multiaddr_of(endpoint: Endpoint) -> str:
+    """The multiaddr of an endpoint's host and port, for clients that know no URL."""
+    parts = urlsplit(endpoint.origin)
+    host = parts.hostname or ""
+    port = parts.port or (443 if endpoint.scheme == "https" else 80)
+    return f"/{_host_protocol(host)}/{host}/tcp/{port}/{endpoint.scheme}"
+
+
+def _from_url(
+    url: str, shown: str, *, bearer: str | None, basic: tuple[str, str] | None, headers: Mapping[str, str]
+) -> Endpoint:
+    """The parts of ``url``; user information in it is basic authorization. ``shown`` is what the user typed."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise OptionError("not a URL: its host or port cannot be read") from None
+    if not host or not host.isprintable() or " " in host:
+        raise OptionError("not a URL: it names no host")
+    if parts.username is not None:
+        if basic is not None or bearer is not None:
+            raise OptionError("authorization is given twice: in the URL and as an argument")
+        basic = unquote(parts.username), unquote(parts.password or "")
+    sent, secrets = _authorization(bearer, basic)
+    for name, value in headers.items():
+        _check_header(name, value)
+        sent.append((name, value))
+        if len(value) >= 8:  # a shorter one is a flag, and would blot out words of a message
+            secrets.append(value)
+    secrets += [value for _, value in parse_qsl(parts.query)] + ([parts.query] if parts.query else [])
+    netloc = f"[{host}]" if ":" in host else host
+    source = shown.split("?", 1)[0].rstrip("/")
+    if parts.username is not None:
+        scheme, _, rest = source.partition("://")
+        source = f"{scheme}://{rest.rpartition('@')[2]}"
+    return Endpoint(
+        scheme=parts.scheme.lower(),
+        netloc=netloc if port is None else f"{netloc}:{port}",
+        path=parts.path.rstrip("/"),
+        query=parts.query,
+        headers=tuple(sent),
+        source=source,
+        secrets=tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True)),
+    )
+
+
+def _authorization(bearer: str | None, basic: tuple[str, str] | None) -> tuple[list[tuple[str, str]], list[str]]:
+    """The header for either kind of authorization, and the secrets in it."""
+    if bearer is not None and basic is not None:
+        raise OptionError("either bearer or basic authorization, not both")
+    if bearer is not None:
+        _check_header("Authorization", bearer)
+        return [("Authorization", f"Bearer {bearer}")], [bearer]
+    if basic is not None:
+        user, password = basic
+        encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return [("Authorization", f"Basic {encoded}")], [encoded, password]
+    return [], []
+
+
+def _check_header(name: str, value: str) -> None:
+    """:raises OptionError: it would break out of its line, or is not text that HTTP can carry."""
+    if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()) or not name.strip():
+        raise OptionError(f"header {name!r} cannot be sent: name and value are printable ASCII")
+
+
+def _url_of_multiaddr(address: str) -> str:
+    _, *parts = address.rstrip("/").split("/")
+    scheme = _MULTIADDR_SCHEMES.get("/".join(parts[4:]))
+    if len(parts) < 4 or parts[0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or parts[2] != "tcp" or scheme is None:
+        raise OptionError(
+            "of multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT with nothing, /http, /https or /tls/http after it"
+            f" can be reached, not {address[:80]!r}"
+        )
+    protocol, host, _, port = parts[:4]
+    if protocol in ("ip4", "ip6") and _host_protocol(host) != protocol:
+        raise OptionError(f"{host[:80]!r} is no address for /{protocol}")
+    return f"{scheme}://[{host}]:{port}" if protocol == "ip6" else f"{scheme}://{host}:{port}"
+
+
+def _host_protocol(host: str) -> str:
+    """The multiaddr protocol of a host: ``ip4``, ``ip6`` or ``dns``."""
+    try:
+        return f"ip{ipaddress.ip_address(host).version}"
+    except ValueError:
+        return "dns"

@@ -1,0 +1,322 @@
+"""Requests to one HTTP service: bounded in time and bytes, retried, redirected with care, told apart when they fail.
+
+What is not 200 is judged by the store (:data:`Judge`): missing, refused, later or broken. What may come later is a
+:class:`~torch_ipfs.blockstore.retry.Later` and is asked for again. Not a byte of an answer is trusted here.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
+
+from torch_ipfs.blockstore.base import Block, identity_block, verify
+from torch_ipfs.blockstore.endpoint import Endpoint
+from torch_ipfs.blockstore.fetch_options import FetchOptions
+from torch_ipfs.blockstore.loop_thread import LoopThread, LoopThreads
+from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
+from torch_ipfs.errors import BlockTooLarge, HashMismatch, TransportError
+
+if TYPE_CHECKING:
+    import aiohttp
+    import yarl
+
+    from torch_ipfs.codec.cid import CID
+
+T = TypeVar("T")
+
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_COMES_LATER = frozenset((408, 425, 429))
+_NEVER_COMES = frozenset((501, 505))
+_EXCERPT_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; its parts are not secret.
+
+    :param path: below the endpoint's own.
+    :param cid: the block or DAG that it is about, for errors.
+    :param body: where it is an iterator, the request can be made once only.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cid: CID | None = None
+    body: bytes | AsyncIterator[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer other than 200.
+
+    :param text: how its body starts, without secrets; whatever the server likes.
+    """
+
+    status: int
+    text: str
+    retry_after_s: float | None
+
+    def __str__(self) -> str:
+        try:
+            return f"HTTP {self.status} {HTTPStatus(self.status).phrase}"
+        except ValueError:
+            return f"HTTP {self.status}"
+
+
+Judge = Callable[[Refusal, Request, str], Exception]
+"""From an answer other than 200, what was asked and the name of the source to what is raised for it."""
+
+
+def later_or_broken(refusal: Refusal, request: Request, source: str) -> Exception:
+    """What an HTTP status says by itself: that another attempt may do, or that none will."""
+    status = refusal.status
+    if status in _COMES_LATER or (status >= 500 and status not in _NEVER_COMES):
+        return Later(str(refusal), retry_after_s=refusal.retry_after_s)
+    hint = "; does it want a token, or another one?" if status in (401, 403) else ""
+    return TransportError(f"expected 200, came {refusal}{hint}", cid=request.cid, source=source)
+
+
+class Transport:
+    """The connections of one store to its service. Pickles without them; each process makes its own on first use.
+
+    :param judge: what to raise for an answer other than 200; a function of a module.
+    :param patience_s: how much longer than the options say the service may be silent, and a call may take: what it needs
+        to give up by itself and say so.
+    :param ca_file: certificates to trust instead of the system's.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: FetchOptions,
+        judge: Judge,
+        patience_s: float = 0.0,
+        ca_file: str | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.options = options
+        self._judge = judge
+        self._patience_s = patience_s
+        self._ca_file = ca_file
+        self.timeout_s = options.timeout_s + patience_s
+        self.retry = Retry(options, self.timeout_s)
+        self.counts = dict.fromkeys(("requests", "blocks", "bytes", "hash_mismatches"), 0)
+        silence_s = self.timeout_s if patience_s else options.stall_s
+        self._loops = LoopThreads(
+            f"torch_ipfs {endpoint.source}", partial(_session, silence_s, options.connect_timeout_s, ca_file)
+        )
+
+    def __reduce__(self) -> tuple[type[Transport], tuple[object, ...]]:
+        return type(self), (self.endpoint, self.options, self._judge, self._patience_s, self._ca_file)
+
+    def loop_thread(self) -> LoopThread[aiohttp.ClientSession]:
+        """This process's loop, for those who keep several requests in flight."""
+        return self._loops.here()
+
+    def run(self, work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, T]]) -> T:
+        """The result of ``work``, from any thread but the loop's."""
+        thread = self._loops.here()
+        return thread.run(work(thread.session))
+
+    def stats(self) -> dict[str, int]:
+        """What this process has counted: ``requests`` (redirects too) and ``retries``, and of blocks asked for singly
+        ``blocks``, their ``bytes``, and ``hash_mismatches``.
+        """
+        return {"retries": self.retry.count} | self.counts
+
+    def close(self) -> None:
+        """End the connections. A later call makes new ones."""
+        self._loops.close()
+
+    async def block(self, session: aiohttp.ClientSession, request: Request, cid: CID) -> Block:
+        """The block of ``cid``, which is what the answer's body must be.
+
+        :raises HashMismatch: it is not.
+        :raises BlockTooLarge: it has more bytes than the options allow; what is beyond was not read.
+        :raises TransportError: no attempt brought an answer.
+        """
+        identity = identity_block(cid)
+        if identity is not None:
+            return identity
+        limit_bytes = self.options.max_block_bytes
+        data = await self.body(session, request, limit_bytes)
+        try:
+            verify(cid, data, self.endpoint.source, max_block_bytes=limit_bytes)
+        except HashMismatch:
+            self.counts["hash_mismatches"] += 1
+            raise
+        self.counts["blocks"] += 1
+        self.counts["bytes"] += len(data)
+        return data
+
+    async def body(self, session: aiohttp.ClientSession, request: Request, limit_bytes: int) -> bytes:
+        """The whole body of the answer, asked for as often as need be.
+
+        :raises BlockTooLarge: it has more than ``limit_bytes``; what is beyond was not read.
+        :raises TransportError: no attempt brought an answer.
+        """
+
+        async def attempt() -> bytes:
+            async with self.answer(session, request) as response:
+                return await self.bounded(response, request, limit_bytes)
+
+        return await self.patiently(request, attempt)
+
+    async def done(self, session: aiohttp.ClientSession, request: Request) -> None:
+        """Nothing but that the answer's status is 200.
+
+        :raises TransportError: no attempt brought that.
+        """
+
+        async def attempt() -> None:
+            async with self.answer(session, request):
+                pass
+
+        await self.patiently(request, attempt)
+
+    async def patiently(self, request: Request, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of ``attempt``, repeated while it ends in :class:`Later` and time is left."""
+        try:
+            return await self.retry.call(attempt)
+        except Later as failure:
+            raise TransportError(str(failure), cid=request.cid, source=self.endpoint.source) from None
+
+    @asynccontextmanager
+    async def answer(self, session: aiohttp.ClientSession, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One attempt: the answer, whose status is 200 and whose body is as it was sent, not compressed."""
+        import aiohttp
+
+        try:
+            async with await self._follow(session, request) as response:
+                if response.status != 200:
+                    raise self._judge(await self._refusal(response), request, self.endpoint.source)
+                encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+                if encoding not in ("", "identity"):
+                    # Never unpacked, so that there is no bomb in it.
+                    raise self.broken(f"asked for it as it is, came with Content-Encoding {encoding[:40]!r}", request)
+                yield response
+        except (aiohttp.ClientError, OSError) as failure:
+            raise self._told(failure, request) from None
+
+    async def bounded(self, response: aiohttp.ClientResponse, request: Request, limit_bytes: int) -> bytes:
+        """The body, read no further than just past the limit. A declared length is only ever a reason to stop sooner."""
+        declared = response.content_length
+        chunks: list[bytes] = []
+        size = 0
+        if declared is None or declared <= limit_bytes:
+            while chunk := await response.content.readany():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    break
+            else:
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        raise BlockTooLarge(
+            f"at most {limit_bytes} bytes are accepted, came {declared if declared is not None else 'more'}",
+            cid=request.cid,
+            source=self.endpoint.source,
+        )
+
+    async def _follow(self, session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
+        """The answer at the end of the redirects. What is secret goes to the endpoint's own host alone."""
+        import yarl
+
+        url = yarl.URL(self.endpoint.url(request.path, request.query), encoded=True)
+        headers = {**request.headers, **dict(self.endpoint.headers)}
+        for _ in range(self.options.max_redirects + 1):
+            self.counts["requests"] += 1
+            response = await session.request(
+                request.method,
+                url,
+                headers=headers,
+                data=request.body,
+                allow_redirects=False,
+                proxy=_environment_proxy(url.scheme, url.host or ""),
+            )
+            if response.status not in _REDIRECTS:
+                return response
+            response.close()
+            target = self._target(response, request)
+            if target.origin() != url.origin():
+                headers = dict(request.headers)
+            url = target
+        raise self.broken(f"redirected more than {self.options.max_redirects} times", request)
+
+    def _target(self, response: aiohttp.ClientResponse, request: Request) -> yarl.URL:
+        """Where a redirect leads, if one may go there."""
+        import yarl
+
+        if request.method == "POST":
+            raise self.broken("was redirected, which a POST does not follow; give the final address", request)
+        try:
+            target = response.url.join(yarl.URL(response.headers.get("Location", ""), encoded=True)).with_user(None)
+            target.origin()  # raises where it has none
+        except ValueError:
+            raise self.broken("was redirected to what is no URL", request) from None
+        if target.scheme not in ("http", "https"):
+            raise self.broken(f"was redirected to the scheme {target.scheme[:20]!r}", request)
+        if response.url.scheme == "https" and target.scheme != "https":
+            raise self.broken(f"was redirected from https to http, at {str(target.origin())[:100]}", request)
+        return target
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
+        excerpt = await response.content.read(_EXCERPT_BYTES)
+        text = self.endpoint.redact(excerpt.decode("utf-8", "replace"))
+        return Refusal(response.status, text, retry_after_s(response.headers.get("Retry-After")))
+
+    def _told(self, failure: Exception, request: Request) -> Exception:
+        """A failure of aiohttp's as one of ours. aiohttp's may hold the request with its headers: it is not kept."""
+        import aiohttp
+
+        text = self.describe(failure)
+        never = (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientResponseError)
+        unknown_name = isinstance(failure, aiohttp.ClientConnectorDNSError) and (
+            failure.os_error.errno == socket.EAI_NONAME
+        )
+        return self.broken(text, request) if unknown_name or isinstance(failure, never) else Later(text)
+
+    def describe(self, failure: Exception) -> str:
+        """A failure of aiohttp's in words, without secrets."""
+        return self.endpoint.redact(f"{type(failure).__name__}: {failure}").rstrip(": ")
+
+    def broken(self, message: str, request: Request) -> TransportError:
+        """The error of a source that will not do better when it is asked again."""
+        return TransportError(message, cid=request.cid, source=self.endpoint.source)
+
+
+@asynccontextmanager
+async def _session(
+    silence_s: float, connect_timeout_s: float, ca_file: str | None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """The connections of one loop. Requests bound their number, blocks their time."""
+    import ssl
+
+    import aiohttp
+
+    trusted = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=silence_s),
+        headers={"Accept-Encoding": "identity", "User-Agent": "torch_ipfs"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    ) as session:
+        yield session
+
+
+@lru_cache(maxsize=64)
+def _environment_proxy(scheme: str, host: str) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host.
+
+    aiohttp's own ``trust_env`` asks a thread for each request, and reads ~/.netrc into requests that have a token already.
+    """
+    proxies = getproxies()
+    return None if scheme not in proxies or proxy_bypass(host) else proxies[scheme]
