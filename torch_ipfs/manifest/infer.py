@@ -25,11 +25,24 @@ def infer_schema(samples: Sequence[Any], *, strict: bool = False, first_position
     :raises SampleError: for what is refused, naming position and field, and over the bounds of ``schema``.
     """
     try:
-        return Schema(_Inference(strict).fields(as_maps(samples), MAX_DEPTH, inside_list=False))
+        maps = as_maps(samples)
+        names = keys_of(maps)
+        return infer_columns(names, columns_of(maps, names, frozenset(names)), strict=strict)
     except Misfit as misfit:
         raise misfit.error(first_position) from None
+
+
+def infer_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], *, strict: bool) -> Schema:
+    """The schema of samples whose values are given field by field.
+
+    :param strict: as for :func:`infer_schema`.
+    :raises Misfit: for what is refused.
+    :raises SampleError: over the bounds of ``schema``.
+    """
+    try:
+        return Schema(_Inference(strict).columns(names, columns, MAX_DEPTH, inside_list=False))
     except OptionError as error:
-        raise SampleError(f"the samples from {first_position} on cannot be described: {error}") from None
+        raise SampleError(f"the samples have no schema that can be: {error}") from None
 
 
 class _Inference:
@@ -40,8 +53,13 @@ class _Inference:
 
     def fields(self, maps: Sequence[Any], depth: int, *, inside_list: bool) -> tuple[tuple[str, Field], ...]:
         names = keys_of(maps)
+        return self.columns(names, columns_of(maps, names, frozenset(names)), depth, inside_list=inside_list)
+
+    def columns(
+        self, names: Sequence[str], columns: Sequence[Sequence[Any]], depth: int, *, inside_list: bool
+    ) -> tuple[tuple[str, Field], ...]:
         fields = []
-        for name, values in zip(names, columns_of(maps, names, frozenset(names)), strict=True):
+        for name, values in zip(names, columns, strict=True):
             try:
                 fields.append((name, self.field(values, depth, inside_list=inside_list)))
             except Misfit as misfit:

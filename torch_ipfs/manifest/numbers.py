@@ -48,7 +48,8 @@ def widen(dtype: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         widened: npt.NDArray[np.complex64] = pairs[..., 0]
         return widened
     if dtype.startswith("float8"):
-        return _float8_values(dtype)[values]
+        floats: npt.NDArray[np.float32] = _float8_values(dtype)[values]
+        return floats
     return values
 
 

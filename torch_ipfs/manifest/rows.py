@@ -36,7 +36,7 @@ from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
 from torch_ipfs.manifest.unpack import to_column
 from torch_ipfs.manifest.values import Misfit, Typed, describe, dtype_of, kind_of, kinds_of
 
-__all__ = ["array_from_values", "arrays_from_rows", "infer_schema", "shard_from_rows"]
+__all__ = ["array_from_values", "arrays_from_columns", "arrays_from_rows", "infer_schema", "shard_from_rows"]
 
 Values = Sequence[Any]
 
@@ -70,7 +70,7 @@ def arrays_from_rows(samples: Values, schema: Schema, known: frozenset[str] | No
     """
     names = schema.names
     values = columns_of(as_maps(samples), names, frozenset(names) if known is None else known)
-    return dict(_arrays(schema.fields, values))
+    return arrays_from_columns(schema.fields, values)
 
 
 def array_from_values(values: Values, field: Field) -> Array:
@@ -161,10 +161,14 @@ def _structs(values: Values, field: Field) -> StructArray:
     _expect("struct", values, field)
     names = [name for name, _ in field.fields]
     columns = columns_of(values, names, frozenset(names))
-    return StructArray(_arrays(field.fields, columns), len(values))
+    return StructArray(arrays_from_columns(field.fields, columns), len(values))
 
 
-def _arrays(fields: tuple[tuple[str, Field], ...], columns: list[list[Any]]) -> dict[str, Array]:
+def arrays_from_columns(fields: tuple[tuple[str, Field], ...], columns: Sequence[Values]) -> dict[str, Array]:
+    """The array of each of ``fields``, given the values of each.
+
+    :raises Misfit: for a value that does not fit.
+    """
     arrays = {}
     for (name, field), values in zip(fields, columns, strict=True):
         try:
@@ -266,7 +270,9 @@ def _part(value: Any) -> str:
 
 def _stacked(values: Values, field: Field) -> npt.NDArray[Any] | None:
     """Arrays that all have the field's dtype and shape, as one; ``None`` where they do not."""
-    if {(dtype_of(value), value.shape) for value in values} != {(field.dtype, field.shape)}:
+    if len({(value.dtype, value.shape) for value in values}) != 1:
+        return None
+    if dtype_of(values[0]) != field.dtype or values[0].shape != field.shape:
         return None
     arrays = [value.array if isinstance(value, Typed) else value for value in values]
     storage = STORAGE[field.dtype]

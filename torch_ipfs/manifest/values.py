@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import SampleError
+from torch_ipfs.manifest.schema import STORAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,11 @@ def first_of_other_kind(values: list[Any], expected: str) -> int:
     return next(i for i, value in enumerate(values) if value is not None and kind_of(type(value)) != expected)
 
 
+@lru_cache(maxsize=256)
 def numpy_dtype_name(dtype: np.dtype[Any]) -> str:
     """The dataset's name for a numpy dtype, of either byte order; ``""`` where it has none."""
-    return dtype.newbyteorder("=").name if dtype.kind in "biufc" and dtype.itemsize <= 16 else ""
+    name = dtype.newbyteorder("=").name
+    return name if name in STORAGE else ""
 
 
 def dtype_of(value: Any) -> str:

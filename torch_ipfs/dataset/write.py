@@ -1,0 +1,150 @@
+"""``write_dataset``: samples in, a dataset and its CID out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch_ipfs.codec import dag_cbor
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.write_adapters import open_source
+from torch_ipfs.dataset.write_layouts import EmbeddedLayout, Layout, PackedLayout, SamplesLayout
+from torch_ipfs.dataset.write_out import Out, open_sink
+from torch_ipfs.errors import CodecError, OptionError
+from torch_ipfs.manifest.schema import Field, Schema
+
+LayoutName = Literal["packed", "samples", "embedded"]
+HashFunction = Literal["sha2-256", "blake3"]
+SchemaLike = Schema | Mapping[str, Field | str]
+
+_LAYOUTS: dict[str, type[PackedLayout | EmbeddedLayout | SamplesLayout]] = {
+    "packed": PackedLayout,
+    "samples": SamplesLayout,
+    "embedded": EmbeddedLayout,
+}
+_HASH_FUNCTIONS = ("sha2-256", "blake3")
+_RESERVED = frozenset({"samples", "data", "shards", "schema"})
+MIN_SHARD_BYTES, MAX_SHARD_BYTES = 2**10, 2**30
+
+
+def write_dataset(
+    samples: Any,
+    out: Out,
+    *,
+    layout: LayoutName = "packed",
+    hash_function: HashFunction = "sha2-256",
+    shard_bytes: int = 2**20,
+    schema: SchemaLike | None = None,
+    columns: Sequence[str] | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    version: str | None = None,
+    created_at: float | str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> CID:
+    """Write a dataset, and name it.
+
+    The CID is a function of the samples and of these options: not of the machine, the process, the time, how the samples
+    were given (as rows, columns or a table, in pieces of whatever size), or of the versions of the libraries that gave
+    them. Memory is bounded, whatever their number.
+
+    :param samples: an iterable of samples, a torch ``Dataset``, a map of columns (arrays, tensors, lists), a pyarrow
+        ``Table``, ``RecordBatch`` or ``RecordBatchReader``, a pandas ``DataFrame``, or a Hugging Face ``Dataset``. A sample
+        is a map, or a tuple (see ``columns``), or any value, which becomes ``{"value": sample}``.
+    :param out: a path that ends in ``.car``, the folder of a local store (where the root is pinned), or a Blockstore. Until
+        the dataset is whole, nothing is at a CAR's path but what was there before.
+    :param layout: ``packed``: Arrow shards of columns, to be read fast. ``embedded``: samples within the nodes, as DAG-CBOR.
+        ``samples``: each sample a DAG-CBOR block of its own.
+    :param hash_function: blake3 is hashed four times as fast as sha2-256, which more of IPFS knows.
+    :param shard_bytes: bound on a shard. Above 1 MiB a shard is a UnixFS file of 1 MiB blocks, as a shard of one row is
+        that is larger than this.
+    :param schema: what the samples hold, as a ``Schema`` or a map of names to ``Field`` or dtype; found from the first of
+        them by default: their dtypes and shapes, which of them may be ``None``, what varies in shape.
+    :param columns: names for the parts of samples that are tuples; by default ``"0"``, ``"1"`` and so on.
+    :param metadata: more of what the root says, beside ``name``, ``description``, ``version`` and ``created_at`` (which is
+        never taken from the clock).
+    :param progress: a bar on standard error; by default where that is a terminal.
+    :raises SampleError: a sample does not fit the schema, or holds what no dataset can; names its position and the field.
+    :raises OptionError: an option that cannot be, or samples of an unknown type.
+    :raises TransportError: ``out`` cannot be written.
+    """
+    options = _Options(layout, hash_function, shard_bytes)
+    extras = _extras(name, description, version, created_at, metadata)
+    given = _given_schema(schema)
+    source = open_source(samples, columns)
+    with open_sink(out) as sink:
+        found = source.schema(given)
+        blocks: Layout = _LAYOUTS[options.layout](found, sink.put, options.hash_function, options.shard_bytes)
+        with _bar(source.num_rows, progress) as advance:
+            for chunk, num_rows in source.chunks(blocks.rows_per_shard):
+                blocks.add(chunk, num_rows)
+                advance(num_rows)
+        root = blocks.finish({**extras, "schema": found.to_ipld()})
+        sink.commit(root)
+    return root
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    layout: str
+    hash_function: str
+    shard_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.layout not in _LAYOUTS:
+            raise OptionError(f"layout is one of {', '.join(map(repr, _LAYOUTS))}, not {self.layout!r}")
+        if self.hash_function not in _HASH_FUNCTIONS:
+            raise OptionError(
+                f"hash_function is one of {', '.join(map(repr, _HASH_FUNCTIONS))}, not {self.hash_function!r}"
+            )
+        if type(self.shard_bytes) is not int or not MIN_SHARD_BYTES <= self.shard_bytes <= MAX_SHARD_BYTES:
+            raise OptionError(
+                f"shard_bytes is a whole number from {MIN_SHARD_BYTES} to {MAX_SHARD_BYTES}, not {self.shard_bytes!r}"
+            )
+
+
+def _extras(
+    name: str | None,
+    description: str | None,
+    version: str | None,
+    created_at: float | str | None,
+    metadata: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the root says beside samples and schema."""
+    named = {"name": name, "description": description, "version": version, "created_at": created_at}
+    extras = {key: value for key, value in named.items() if value is not None}
+    for key, value in (metadata or {}).items():
+        if key in _RESERVED or key in extras:
+            raise OptionError(
+                f"metadata cannot say {key!r}: it is {'the format' if key in _RESERVED else 'given twice'}"
+            )
+        extras[key] = value
+    try:
+        dag_cbor.encode(extras)
+    except CodecError as error:
+        raise OptionError(f"the metadata cannot be written: {error}") from None
+    return extras
+
+
+def _given_schema(schema: SchemaLike | None) -> Schema | None:
+    if schema is None or isinstance(schema, Schema):
+        return schema
+    if not isinstance(schema, Mapping):
+        raise OptionError(f"schema is a Schema or a map of names to Field or dtype, not a {type(schema).__name__}")
+    return Schema(tuple((name, Field(field) if isinstance(field, str) else field) for name, field in schema.items()))
+
+
+@contextmanager
+def _bar(total: int | None, progress: bool | None) -> Iterator[Callable[[int], object]]:
+    """A progress bar's ``update``, or something that does nothing."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="sample", unit_scale=True, desc="writing", file=sys.stderr) as bar:
+        yield bar.update

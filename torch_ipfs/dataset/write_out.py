@@ -1,0 +1,181 @@
+"""Where the blocks of a dataset go that is being written: a CAR file or a store.
+
+Until :meth:`Sink.commit` nothing is at ``out`` that was not there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.local import LocalBlockstore
+from torch_ipfs.blockstore.open import open_blockstore
+from torch_ipfs.codec import car
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import OptionError, TransportError
+
+Out = str | os.PathLike[str] | Blockstore
+
+_BATCH_BYTES = 16 * 2**20
+_BATCH_BLOCKS = 1024
+_WRITTEN_AT_ONCE_BYTES = 2**20
+
+
+class Sink(Protocol):
+    """Takes blocks while it is entered. Leaving it without a commit leaves ``out`` as it was."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def put(self, cid: CID, data: Block) -> None:
+        """Take a block.
+
+        :raises TransportError: it cannot be written.
+        """
+        ...
+
+    def commit(self, root: CID) -> None:
+        """All blocks are there: make the dataset of ``root`` visible.
+
+        :raises TransportError: it cannot be written.
+        """
+        ...
+
+
+def open_sink(out: Out) -> Sink:
+    """The sink of a path that ends in ``.car``, of another path (the folder of a local store), of a URL or a store.
+
+    :raises OptionError: ``out`` cannot be written to, or is none of these.
+    """
+    if isinstance(out, str | os.PathLike):
+        text = os.fspath(out)
+        if "://" in text:
+            return _StoreSink(open_blockstore(text))
+        path = Path(os.path.realpath(text))
+        if path.is_dir():
+            return _StoreSink(LocalBlockstore(path))
+        if path.suffix == ".car":
+            return _CarSink(path)
+        if path.exists():
+            raise OptionError(
+                f"{text} is a file that does not end in .car: name a CAR file, or the folder of a local store"
+            )
+        return _StoreSink(LocalBlockstore(path))
+    if isinstance(out, Blockstore):
+        return _StoreSink(out)
+    raise OptionError(f"out is a path or a Blockstore, not a {type(out).__name__}")
+
+
+class _CarSink:
+    """A CARv1, written beside its place as ``name.car.*.tmp`` and renamed when it is whole and on disk."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise OptionError(f"{path.parent} is no folder: make it before writing {path.name} in it")
+        self._path = path
+
+    def __enter__(self) -> Self:
+        with self._refusals():
+            number, name = tempfile.mkstemp(prefix=f"{self._path.name}.", suffix=".tmp", dir=self._path.parent)
+            self._temporary = Path(name)
+            self._file = os.fdopen(number, "wb", buffering=_WRITTEN_AT_ONCE_BYTES)
+        self._car = car.CarWriter(self._file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            # Closing writes what is left in the buffer, which may fail again; the file is closed nevertheless.
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def put(self, cid: CID, data: Block) -> None:
+        with self._refusals():
+            self._car.write_block(cid, data)
+
+    def commit(self, root: CID) -> None:
+        with self._refusals():
+            self._car.finish()
+            self._car.set_roots([root])
+            self._file.flush()
+            os.fchmod(self._file.fileno(), 0o666 & ~_umask())
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._temporary.replace(self._path)
+            _sync_folder(self._path.parent)
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+            raise TransportError(f"the CAR cannot be written: {reason}", source=str(self._path)) from error
+
+
+def _umask() -> int:
+    """The process's mask, which can only be read by setting it; Linux tells it too, without that moment."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+class _StoreSink:
+    """A store, filled in batches. In a local store the root is pinned; without that pin nothing lasts there."""
+
+    def __init__(self, store: Blockstore) -> None:
+        self._store = store
+        self._held = contextlib.ExitStack()
+        self._batch: list[tuple[CID, Block]] = []
+        self._batch_bytes = 0
+
+    def __enter__(self) -> Self:
+        if isinstance(self._store, LocalBlockstore):
+            self._held.enter_context(self._store.writing())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._batch.clear()
+        self._held.close()
+
+    def put(self, cid: CID, data: Block) -> None:
+        self._batch.append((cid, data))
+        self._batch_bytes += len(data)
+        if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_BLOCKS:
+            self._flush()
+
+    def commit(self, root: CID) -> None:
+        self._flush()
+        if isinstance(self._store, LocalBlockstore):
+            self._store.pin(root)
+
+    def _flush(self) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        self._store.put_many(batch)

@@ -1,0 +1,188 @@
+"""What users have in their samples -> the plain values that ``manifest.rows`` lays out.
+
+Tensors become arrays (or :class:`Typed`, for dtypes that numpy does not have), images their pixels, object and text arrays
+lists, tuples lists or, where their items differ in kind or are tensors, maps of ``"0"``, ``"1"`` and so on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.manifest.schema import STORAGE
+from torch_ipfs.manifest.values import Misfit, Typed, dtype_of, kind_of, numpy_dtype_name
+
+_NATIVE = {getattr(torch, name) for name in STORAGE if STORAGE[name].name == name and hasattr(torch, name)}
+"""torch dtypes that numpy has too."""
+_BITS = {
+    getattr(torch, name): (name, torch.int16 if STORAGE[name].itemsize == 2 else torch.uint8)
+    for name in STORAGE
+    if name.startswith(("bfloat16", "float8_")) and hasattr(torch, name)
+}
+"""torch dtypes that numpy does not have: the dataset's name, and the dtype of the same size to look at their bits with."""
+
+_IMAGE_MODES = {"L": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16", "I": "int32", "F": "float32"}
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, CID, Typed})
+
+
+def plain_values(values: Sequence[Any]) -> Sequence[Any]:
+    """The plain values of one field of many samples; ``values`` itself where they are plain already.
+
+    :raises Misfit: for what no dataset can hold, with what to do.
+    """
+    types = set(map(type, values))
+    if types <= _ATOMS or (types == {list} and set(map(type, chain.from_iterable(values))) <= _ATOMS):
+        return values
+    if types == {np.ndarray} and all(numpy_dtype_name(dtype) for dtype in {value.dtype for value in values}):
+        return values
+    plain = []
+    for row, value in enumerate(values):
+        try:
+            plain.append(plain_value(value))
+        except Misfit as misfit:
+            raise Misfit(row, misfit.reason, misfit.path) from None
+    return plain
+
+
+def plain_value(value: Any) -> Any:
+    """The plain value of one.
+
+    :raises Misfit: as :func:`plain_values`.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if isinstance(value, torch.Tensor):
+        return tensor_value(value)
+    if isinstance(value, np.ndarray):
+        return array_value(value)
+    if isinstance(value, np.generic):
+        return value if dtype_of(value) else _unnumbered(value)
+    if isinstance(value, Mapping):
+        return {key: _below(str(key), item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_below(str(i), item) for i, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return _tuple_value(value)
+    if _is_image(value):
+        return _pixels(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if kind_of(kind):
+        return value
+    raise Misfit(
+        0, f"a value of type {_name(kind)} cannot be part of a dataset; {_ADVICE.get(_name(kind), _ANY_ADVICE)}"
+    )
+
+
+_ANY_ADVICE = "make it numbers, arrays, tensors, text, bytes, CIDs, or lists and maps of them"
+_TIME_ADVICE = "make it a number, such as value.timestamp(), or text, such as value.isoformat()"
+_ADVICE = {
+    "datetime.datetime": _TIME_ADVICE,
+    "datetime.date": "make it text, such as value.isoformat()",
+    "datetime.timedelta": "make it a number, such as value.total_seconds()",
+    "decimal.Decimal": "make it a float or text",
+    "fractions.Fraction": "make it a float or text",
+    "builtins.set": "make it a sorted list",
+    "builtins.frozenset": "make it a sorted list",
+    "builtins.range": "make it a list",
+    "pathlib.PosixPath": "make it text, or read the file",
+}
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _below(name: str, value: Any) -> Any:
+    try:
+        return plain_value(value)
+    except Misfit as misfit:
+        raise misfit.under(name) from None
+
+
+def _tuple_value(value: tuple[Any, ...]) -> Any:
+    names = getattr(value, "_fields", None)
+    if names is None:
+        items = [_below(str(i), item) for i, item in enumerate(value)]
+        kinds = {kind_of(type(item)) for item in items}
+        if kinds <= {"int", "float"} or (len(kinds) == 1 and not kinds & {"array", "struct", "list"}):
+            return items
+        names = map(str, range(len(items)))
+        return dict(zip(names, items, strict=True))
+    return {name: _below(name, item) for name, item in zip(names, value, strict=True)}
+
+
+def tensor_value(tensor: torch.Tensor) -> Any:
+    """A tensor as an array of its dtype, wherever it is. It may share the tensor's memory.
+
+    :raises Misfit: for a layout or dtype that a dataset does not have.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        state = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
+        state = "meta" if tensor.is_meta else state
+        raise Misfit(
+            0, f"a {state} tensor cannot be part of a dataset; make it dense: tensor.to_dense(), .dequantize()"
+        )
+    if tensor.dtype in _NATIVE:
+        return tensor.numpy(force=True)
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.dtype is torch.complex32:
+        return Typed("complex32", torch.view_as_real(tensor).contiguous().numpy())
+    if tensor.dtype not in _BITS:
+        raise Misfit(0, f"a tensor of {tensor.dtype} cannot be part of a dataset; convert it with tensor.to(...)")
+    name, bits = _BITS[tensor.dtype]
+    return Typed(name, tensor.contiguous().view(bits).numpy().view(STORAGE[name]))
+
+
+def array_value(array: np.ndarray[Any, Any]) -> Any:
+    """An array as it is; one of objects or text as lists.
+
+    :raises Misfit: for a dtype that a dataset does not have.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise Misfit(0, "a masked array cannot be part of a dataset; fill it with .filled(), or put None in a list")
+    if dtype_of(array):
+        return array
+    if array.dtype.kind == "O":
+        return plain_value(array.tolist())
+    if array.dtype.kind in "UTS":
+        return array.tolist()
+    if array.dtype.names is not None and array.ndim == 0:
+        return {name: _below(name, array[name]) for name in array.dtype.names}
+    return _unnumbered(array)
+
+
+def _unnumbered(value: Any) -> Any:
+    """A numpy value whose dtype is not that of a number."""
+    if isinstance(value, np.void) and value.dtype.names is not None:
+        return {name: _below(name, value[name]) for name in value.dtype.names}
+    if isinstance(value, np.str_ | np.bytes_):
+        return value.item()
+    advice = {
+        "M": "make it numbers with .astype('int64'), or text with .astype(str)",
+        "m": "make it numbers with .astype('int64')",
+    }.get(value.dtype.kind, "convert it with .astype(...)")
+    raise Misfit(0, f"an array of {value.dtype} cannot be part of a dataset; {advice}")
+
+
+def _is_image(value: Any) -> bool:
+    """Whether it is a PIL image; where PIL was never imported there are none."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
+
+
+def _pixels(image: Any) -> np.ndarray[Any, Any]:
+    if image.mode not in _IMAGE_MODES:
+        raise Misfit(
+            0,
+            f"an image of mode {image.mode} has no plain pixels; convert it, with image.convert('RGB') for instance, or "
+            "write the bytes of its file",
+        )
+    return np.array(image, dtype=_IMAGE_MODES[image.mode])
