@@ -65,23 +65,26 @@ class CarWriter:
 
         :raises BlockTooLarge: ``data`` is over what is read by default, here and elsewhere.
         """
-        if len(data) > DEFAULT_LIMITS.block_bytes:
+        size_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
+        if size_bytes > DEFAULT_LIMITS.block_bytes:
             raise BlockTooLarge(
-                f"a block of {len(data)} bytes for a CAR; at most {DEFAULT_LIMITS.block_bytes} would be read", cid=cid
+                f"a block of {size_bytes} bytes for a CAR; at most {DEFAULT_LIMITS.block_bytes} would be read", cid=cid
             )
         self.finish()
         binary = bytes(cid)
-        before = varint.encode(len(binary) + len(data)) + binary
-        if len(data) <= _SMALL_BLOCK_BYTES:
-            self._write(b"".join((before, data)))
+        before = varint.encode(len(binary) + size_bytes) + binary
+        if size_bytes <= _SMALL_BLOCK_BYTES:
+            self._file.write(b"".join((before, data)))
         else:
-            self._write(before)
-            self._write(data)
+            self._file.write(before)
+            self._file.write(data)
+        self.size_bytes += len(before) + size_bytes
 
     def finish(self) -> None:
         """Write the header where nothing is written yet. The file is not flushed."""
         if not self.size_bytes:
-            self._write(self._header)
+            self._file.write(self._header)
+            self.size_bytes = len(self._header)
 
     def set_roots(self, roots: Sequence[CID]) -> None:
         """Put ``roots`` in the place of those that the CAR was begun with. ``file`` must be able to seek.
@@ -100,7 +103,3 @@ class CarWriter:
             self._file.seek(end - self.size_bytes)
             self._file.write(replacement)
             self._file.seek(end)
-
-    def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self.size_bytes += len(data)

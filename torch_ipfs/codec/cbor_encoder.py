@@ -76,9 +76,11 @@ def _scalar(item: object) -> bytes:
             raise CodecError(f"DAG-CBOR has no {item}")
         return _FLOAT_64.pack(0xFB, item + 0.0)  # -0.0 is written as 0.0, as the spec has it
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _head(_BYTES, len(item)) + item
+        data = bytes(item)  # first: a memoryview's length is in its own items
+        return _head(_BYTES, len(data)) + data
     raise CodecError(
-        f"DAG-CBOR has no {type(item).__name__}; it holds None, bool, int, float, str, bytes, list, dict and CID: {reprlib.repr(item)}"
+        f"DAG-CBOR has no {type(item).__name__}; it holds None, bool, int, float, str, bytes, list, dict, CID: "
+        f"{reprlib.repr(item)}"
     )
 
 

@@ -60,6 +60,8 @@ def has_links(data: bytes) -> bool | None:
         if not 0x40 <= head < 0xC0 or argument < _LEAST_ARGUMENT.get(head & 0x1F, 2**64):
             return None
         position = start
+        if argument > end:
+            return None
         if head < 0x80:
             position += argument
         else:

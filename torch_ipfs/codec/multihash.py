@@ -62,10 +62,6 @@ def _blake3(data: Data, length: int) -> bytes:
     return blake3(data).digest(length)
 
 
-def _identity(data: Data, length: int) -> bytes:
-    return bytes(data[:length])
-
-
 def _keccak(bits: int) -> _Digest:
     """Ethereum's hash, which hashlib does not have."""
 
@@ -183,9 +179,10 @@ def digest(hash_function: str | int, data: Data) -> bytes:
     :raises CodecError: the function is not on the allowlist, or identity is asked for over 128 bytes.
     """
     if hash_function in ("identity", IDENTITY):
-        if len(data) > MAX_DIGEST_BYTES:
-            raise CodecError(f"identity multihash of {len(data)} bytes; the limit is {MAX_DIGEST_BYTES}")
-        return varint.encode(IDENTITY) + varint.encode(len(data)) + bytes(data)
+        block = bytes(data)
+        if len(block) > MAX_DIGEST_BYTES:
+            raise CodecError(f"identity multihash of {len(block)} bytes; the limit is {MAX_DIGEST_BYTES}")
+        return varint.encode(IDENTITY) + varint.encode(len(block)) + block
     function = (_BY_NAME.get if isinstance(hash_function, str) else _BY_CODE.get)(hash_function)  # type: ignore[arg-type]
     if function is None:
         raise _not_allowed(hash_function if isinstance(hash_function, str) else name(hash_function))
@@ -202,7 +199,7 @@ def matches(multihash: bytes, data: Data) -> bool:
         return hashlib.sha256(data).digest() == multihash[2:]
     code, expected = parse(multihash)
     if code == IDENTITY:
-        return len(data) == len(expected) and data == expected
+        return bytes(data[: len(expected) + 1]) == expected
     function = _BY_CODE.get(code)
     if function is None:
         raise _not_allowed(name(code))
