@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from torch_ipfs.codec import multihash
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockTooLarge, CodecError, HashMismatch, TorchIPFSError
+from torch_ipfs.errors import BlockTooLarge, CodecError, HashMismatch, TorchIPFSError, TransportError
 
 StrPath = str | os.PathLike[str]
 
@@ -109,7 +110,7 @@ def verify(cid: CID, data: Block, source: str | None, *, max_block_bytes: int = 
         raise too_large(cid, len(data), source, max_block_bytes)
     try:
         matches = multihash.matches(cid.multihash, data)
-    except CodecError as error:
+    except CodecError as error:  # a hash function that is not on the allowlist
         raise CodecError(str(error), cid=cid, source=source) from None
     if not matches:
         raise HashMismatch(
@@ -128,7 +129,25 @@ def too_large(cid: CID, size_bytes: int, source: str | None, max_block_bytes: in
 
 def identity_block(cid: CID) -> bytes | None:
     """The block that an identity CID carries in itself; ``None`` where ``cid`` is the name of a hash."""
-    return cid.digest if cid.multihash.startswith(b"\x00") else None
+    return cid.digest if is_identity(cid.multihash) else None
+
+
+def is_identity(multihash: bytes) -> bool:
+    """Whether a multihash carries the block itself, as the digest of its CID; stores never look it up."""
+    return multihash[0] == 0
+
+
+@contextlib.contextmanager
+def blaming(source: str) -> Iterator[None]:
+    """Errors that name no source yet, as those of codecs, name ``source``; so do OSErrors, as TransportError."""
+    try:
+        yield
+    except TorchIPFSError as error:
+        if error.source is not None:
+            raise
+        raise type(error)(str(error), cid=error.cid, source=source) from None
+    except OSError as error:
+        raise TransportError(f"the file system refused: {error.strerror or error}", source=source) from error
 
 
 def one_by_one(

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from torch_ipfs.blockstore.base import Block
+from torch_ipfs.blockstore.base import Block, blaming
 from torch_ipfs.codec import multibase
-from torch_ipfs.errors import CodecError, TransportError
+from torch_ipfs.errors import CodecError
 
 MAPPED_BYTES = 128 * 2**10
 """Blocks from this size on are mapped, which costs 15 us for any size; smaller ones are read, at 5 us and 60 us a MiB."""
@@ -55,7 +55,7 @@ class BlockFiles:
 
     def write(self, path: str, data: Block) -> None:
         """Put a block in its place: the whole of it, or an exception and nothing."""
-        with refusals(self._folder):
+        with blaming(self._folder):
             self._move(self._write_temporary(data, fsync=self._fsync), path)
 
     def write_many(self, blocks: Iterable[tuple[str, Block]]) -> None:
@@ -67,10 +67,10 @@ class BlockFiles:
             batch = _Batch(self._move, pool if self._fsync else None)
             try:
                 for path, data in blocks:
-                    with refusals(self._folder):
+                    with blaming(self._folder):
                         batch.add(self._write_temporary(data, fsync=False), path, len(data))
             finally:
-                with refusals(self._folder):
+                with blaming(self._folder):
                     batch.flush()
 
     def files(self) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
@@ -83,7 +83,7 @@ class BlockFiles:
 
     def holds(self, path: str, data: Block) -> bool:
         """Whether ``data`` is in its place already; if so it is young again for a collection."""
-        with refusals(self._folder):
+        with blaming(self._folder):
             return _same_content(path, data) and _touch(path)
 
     def remove_older(self, path: str, mtime_s: float) -> bool:
@@ -93,7 +93,7 @@ class BlockFiles:
         back, or seen to be missing by who puts it, and written.
         """
         moved = self._new_temporary()
-        with refusals(self._folder):
+        with blaming(self._folder):
             try:
                 Path(path).replace(moved)
             except FileNotFoundError:
@@ -106,7 +106,7 @@ class BlockFiles:
 
     def remove_temporaries(self, mtime_s: float) -> None:
         """Remove what writers that were killed left before that time."""
-        with refusals(self._folder):
+        with blaming(self._folder):
             Path(self._temporary).mkdir(parents=True, exist_ok=True)
             for entry in self._entries(self._temporary):
                 with contextlib.suppress(FileNotFoundError):
@@ -115,7 +115,7 @@ class BlockFiles:
 
     def write_text(self, path: str, text: str) -> None:
         """Write a small file in one step, and wait until it and its name are on disk."""
-        with refusals(self._folder):
+        with blaming(self._folder):
             self._move(self._write_temporary(text.encode(), fsync=True), path)
             _fsync(str(Path(path).parent))
 
@@ -143,7 +143,7 @@ class BlockFiles:
             raise
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        with refusals(self._folder):
+        with blaming(self._folder):
             try:
                 entries = os.scandir(folder)
             except (FileNotFoundError, NotADirectoryError):
@@ -177,16 +177,6 @@ class _Batch:
         finally:
             for temporary, _ in written:
                 _unlink(temporary)
-
-
-@contextlib.contextmanager
-def refusals(source: str) -> Iterator[None]:
-    """Where the file system refuses something, a TransportError that names ``source``."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise TransportError(f"the file system refused: {reason}", source=source) from error
 
 
 def load(file: int, size_bytes: int) -> Block:

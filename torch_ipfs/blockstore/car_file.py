@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, StrPath, identity_block, verify
+from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, StrPath, is_identity, verify
 from torch_ipfs.blockstore.car_map import MappedFile, OpenCar, open_car, walk
 from torch_ipfs.blockstore.hash_ahead import WINDOW_BYTES, HashAhead, read_ahead
 from torch_ipfs.blockstore.process_lock import ProcessLock
@@ -70,7 +70,7 @@ class CarBlockstore:
     def get(self, cid: CID) -> Block:
         opened = self._opened or self._open()
         place = opened.places.get(cid)
-        if place is None or opened.map.size() != opened.size_bytes:
+        if place is None or opened.map.size() != len(opened.map):
             return self._look_up(opened, cid)
         return opened.view[place]
 
@@ -78,11 +78,12 @@ class CarBlockstore:
         return read_ahead(cids, peek=self._peek, get=self.get, options=self._ahead, return_exceptions=return_exceptions)
 
     def has(self, cid: CID) -> bool:
-        if identity_block(cid) is not None:
+        multihash = cid.multihash
+        if is_identity(multihash):
             return True
         opened = self._opened or self._open()
         opened.file.check_size()
-        return bool(opened.rows(cid))
+        return len(opened.rows(multihash)) > 0
 
     def put(self, cid: CID, data: Block) -> None:  # noqa: ARG002 - the protocol's parameters
         raise TransportError(
@@ -101,10 +102,11 @@ class CarBlockstore:
         for row in opened.index.in_file_order():
             opened.file.check_size()
             cid = opened.cid(row)
-            if cid is None or identity_block(cid) is not None or cid.multihash in seen:
+            multihash = b"" if cid is None else cid.multihash
+            if cid is None or is_identity(multihash) or multihash in seen:
                 continue
             if copied[row]:
-                seen.add(cid.multihash)
+                seen.add(multihash)
             yield cid
 
     def stats(self) -> dict[str, int]:
@@ -134,34 +136,33 @@ class CarBlockstore:
 
     def _look_up(self, opened: OpenCar, cid: CID) -> Block:
         """The block of a CID whose place is not at hand."""
-        identity = identity_block(cid)
-        if identity is not None:
-            return identity
+        multihash = cid.multihash
+        if is_identity(multihash):
+            return cid.digest
         opened.file.check_size()
         try:
-            row = self._verified_row(opened, cid)
+            row = self._verified_row(opened, cid, multihash)
         except BlockError:
-            if not (opened.from_sidecar and opened.index.rows(cid)):
+            if not (opened.from_sidecar and opened.is_listed(multihash)):
                 raise
             opened = self._walk_again(opened)
-            row = self._verified_row(opened, cid)
-        place = opened.index.block(row)
+            row = self._verified_row(opened, cid, multihash)
+        place = opened.place(row)
         if len(opened.places) >= MAX_REMEMBERED_BLOCKS:
             opened.places.clear()
         opened.places[cid] = place
         return opened.view[place]
 
-    def _verified_row(self, opened: OpenCar, cid: CID) -> int:
+    def _verified_row(self, opened: OpenCar, cid: CID, multihash: bytes) -> int:
         """A row whose block is, or has been, found right. Of copies in the file one may be damaged."""
-        rows = opened.rows(cid)
+        rows = opened.rows(multihash)
         for row in rows:
             if opened.verified[row]:
                 return row
         failure: BlockError = BlockNotFound("the CAR file has no such block", cid=cid, source=self.source)
         for row in rows:
-            data = opened.view[opened.index.block(row)]
             try:
-                verify(cid, data, self.source, max_block_bytes=self._max_block_bytes)
+                verify(cid, opened.view[opened.place(row)], self.source, max_block_bytes=self._max_block_bytes)
             except BlockError as error:
                 failure = error
             else:
@@ -173,7 +174,7 @@ class CarBlockstore:
         opened = self._opened or self._open()
         if cid not in opened.places:
             opened.file.check_size()
-            rows = opened.rows(cid)
+            rows = opened.rows(cid.multihash)
             if rows and not any(opened.verified[row] for row in rows):
                 return int(opened.index.lengths[rows[0]])
         return self.get(cid)

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from torch_ipfs.codec.cid import CID
 
 KEY_BYTES = 8
-MAX_SAME_KEY = 64
-"""Entries under one key that are looked at. Honest ones are copies of one block; 64-bit collisions are not worth the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +39,6 @@ class CarIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def rows(self, cid: CID) -> range:
-        """The rows that may be blocks of ``cid``."""
-        key = np.uint64(_key(bytes(cid)))
-        first = int(self.keys.searchsorted(key))
-        last, limit = first, min(first + MAX_SAME_KEY, len(self.keys))
-        while last < limit and self.keys[last] == key:
-            last += 1
-        return range(first, last)
-
-    def block(self, row: int) -> slice:
-        """Where in the file the block of ``row`` is."""
-        start = int(self.starts[row])
-        return slice(start, start + int(self.lengths[row]))
-
-    def cid(self, row: int) -> slice:
-        """Where in the file the CID of ``row`` is, in its binary form."""
-        start = int(self.starts[row])
-        return slice(start - int(self.cid_lengths[row]), start)
-
     def in_file_order(self) -> npt.NDArray[np.intp]:
         """The rows in the order of their blocks in the file."""
         return np.argsort(self.starts, kind="stable")
@@ -74,8 +53,12 @@ class CarIndex:
 
     def fits(self, size_bytes: int) -> bool:
         """Whether all that it says lies within a file of that size."""
-        starts = self.starts
-        return bool(np.all(starts >= self.cid_lengths) and np.all(starts <= size_bytes - self.lengths.astype(np.int64)))
+        starts, lengths = self.starts, self.lengths
+        return bool(
+            np.all(starts >= self.cid_lengths)
+            and np.all(starts <= size_bytes)
+            and np.all(lengths <= size_bytes - starts)
+        )
 
 
 def build(entries: Iterable[tuple[CID, int, int]]) -> CarIndex:
@@ -83,7 +66,7 @@ def build(entries: Iterable[tuple[CID, int, int]]) -> CarIndex:
     keys, starts, lengths, cid_lengths = array("Q"), array("Q"), array("I"), array("B")
     for cid, start, end in entries:
         binary = bytes(cid)
-        keys.append(_key(binary))
+        keys.append(key_of(binary))
         starts.append(start)
         lengths.append(end - start)
         cid_lengths.append(len(binary))
@@ -96,5 +79,6 @@ def build(entries: Iterable[tuple[CID, int, int]]) -> CarIndex:
     )
 
 
-def _key(binary_cid: bytes) -> int:
-    return int.from_bytes(binary_cid[-KEY_BYTES:], "big")
+def key_of(multihash: bytes) -> int:
+    """The key of a multihash, or of a CID, which ends with one."""
+    return int.from_bytes(multihash[-KEY_BYTES:], "big")

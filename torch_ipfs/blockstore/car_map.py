@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
 import mmap
 import os
 import stat
 from collections.abc import Iterator
 
 from torch_ipfs.blockstore import car_index, car_sidecar
+from torch_ipfs.blockstore.base import blaming
 from torch_ipfs.blockstore.car_index import CarIndex
 from torch_ipfs.blockstore.car_sidecar import FileState
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import CodecError, TransportError
+
+MAX_SAME_KEY = 64
+"""Rows under one key that are looked at. Honest ones are copies of one block; 64-bit collisions are not worth the time."""
 
 _SIZE_CHECKED_EVERY = 64
 _LARGE_SECTION_BYTES = 128 * 2**10
@@ -64,7 +69,8 @@ class MappedFile:
 
         :raises CodecError: the file is no CAR.
         """
-        return self._scan()[0]
+        with blaming(self.path):
+            return car.scan(self.view)[0]
 
     def entries(self) -> Iterator[tuple[CID, int, int]]:
         """Each block's CID, first offset and offset after the last, by a walk over the file that skips the blocks.
@@ -72,26 +78,17 @@ class MappedFile:
         :raises CodecError: the file is no CAR, or is cut off.
         :raises TransportError: it was changed during the walk.
         """
-        found = self._scan()[1]
         try:
-            for number, entry in enumerate(found):
-                if number % _SIZE_CHECKED_EVERY == 0:
-                    self.check_size()
-                if number == _SIZE_CHECKED_EVERY and entry[2] > number * _LARGE_SECTION_BYTES:
-                    # Reading 128 KiB ahead at each block's start would read most of the file.
-                    self.map.madvise(mmap.MADV_RANDOM)
-                yield entry
-        except CodecError as error:
-            raise CodecError(str(error), source=self.path) from None
+            with blaming(self.path):
+                for number, entry in enumerate(car.scan(self.view)[1]):
+                    if number % _SIZE_CHECKED_EVERY == 0:
+                        self.check_size()
+                    if number == _SIZE_CHECKED_EVERY and entry[2] > number * _LARGE_SECTION_BYTES:
+                        # Reading 128 KiB ahead at each block's start would read most of the file.
+                        self.map.madvise(mmap.MADV_RANDOM)
+                    yield entry
         finally:
             self.map.madvise(mmap.MADV_NORMAL)
-
-    def _scan(self) -> tuple[list[CID], Iterator[tuple[CID, int, int]]]:
-        try:
-            roots, entries = car.scan(self.view)
-        except CodecError as error:
-            raise CodecError(str(error), source=self.path) from None
-        return list(roots), entries
 
 
 class OpenCar:
@@ -101,30 +98,54 @@ class OpenCar:
     lie that were verified and read lately, which spares looking them up.
     """
 
-    __slots__ = ("file", "from_sidecar", "index", "map", "places", "size_bytes", "verified", "view")
+    __slots__ = ("_keys", "_lengths", "_starts", "file", "from_sidecar", "index", "map", "places", "verified", "view")
 
     def __init__(self, file: MappedFile, index: CarIndex, *, from_sidecar: bool) -> None:
         self.file = file
         self.map = file.map
         self.view = file.view
-        self.size_bytes = file.state.size_bytes
         self.index = index
+        # Of single items numpy makes objects of its own, at three times the cost.
+        self._keys: memoryview[int] = memoryview(index.keys)
+        self._starts: memoryview[int] = memoryview(index.starts)
+        self._lengths: memoryview[int] = memoryview(index.lengths)
         self.from_sidecar = from_sidecar
         self.verified = bytearray(len(index))
         self.places: dict[CID, slice] = {}
 
     def cid(self, row: int) -> CID | None:
         """The CID that the file has for ``row``; ``None`` where there is none, which a wrong index leads to."""
+        start = self._starts[row]
         try:
-            return CID.from_bytes(self.view[self.index.cid(row)])
+            return CID.from_bytes(self.view[start - int(self.index.cid_lengths[row]) : start])
         except CodecError:
             return None
 
-    def rows(self, cid: CID) -> list[int]:
-        """The rows of the blocks that the file gives the multihash of ``cid``."""
-        multihash = cid.multihash
-        found = ((row, self.cid(row)) for row in self.index.rows(cid))
-        return [row for row, named in found if named is not None and named.multihash == multihash]
+    def place(self, row: int) -> slice:
+        """Where in the file the block of ``row`` is."""
+        start = self._starts[row]
+        return slice(start, start + self._lengths[row])
+
+    def rows(self, multihash: bytes) -> list[int]:
+        """The rows of the blocks before which that multihash stands in the file."""
+        size_bytes = len(multihash)
+        return [
+            row
+            for row in self._rows_of_key(car_index.key_of(multihash))
+            if bytes(self.view[(start := self._starts[row]) - size_bytes : start]) == multihash
+        ]
+
+    def is_listed(self, multihash: bytes) -> bool:
+        """Whether the index has a row that may be this block's, whatever the file says."""
+        return len(self._rows_of_key(car_index.key_of(multihash))) > 0
+
+    def _rows_of_key(self, key: int) -> range:
+        keys = self._keys
+        first = last = bisect.bisect_left(keys, key)
+        limit = min(first + MAX_SAME_KEY, len(keys))
+        while last < limit and keys[last] == key:
+            last += 1
+        return range(first, last)
 
 
 def open_car(file: MappedFile) -> OpenCar:

@@ -25,6 +25,7 @@ MIN_BLOCKS = 1024
 MAX_SIDECARS = 256
 
 _MAGIC = b"torch_ipfs CAR index 1\n"
+_ALIGNED_BYTES = 64
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _COLUMNS = (("keys", "<u8"), ("starts", "<u8"), ("lengths", "<u4"), ("cid_lengths", "<u1"))
 _ROW_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
@@ -46,9 +47,10 @@ class FileState:
         return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
     def header(self) -> bytes:
-        """A line of JSON."""
+        """How a sidecar begins: a line of JSON, padded so that the columns after it are aligned, as fast look-ups need."""
         values = [self.path, self.device, self.inode, self.size_bytes, self.mtime_ns, self.ctime_ns]
-        return json.dumps(values).encode() + b"\n"
+        line = _MAGIC + json.dumps(values).encode()
+        return line.ljust(len(line) // _ALIGNED_BYTES * _ALIGNED_BYTES + _ALIGNED_BYTES - 1) + b"\n"
 
 
 def load(state: FileState) -> CarIndex | None:
@@ -57,17 +59,17 @@ def load(state: FileState) -> CarIndex | None:
         content = _sidecar(state).read_bytes()
     except (OSError, RuntimeError):  # pathlib has RuntimeError for a home that cannot be found
         return None
-    start = len(_MAGIC) + len(state.header())
+    header = state.header()
     body = memoryview(content)[:-_CHECKSUM_BYTES]
-    if body[:start] != _MAGIC + state.header() or hashlib.sha256(body).digest() != content[-_CHECKSUM_BYTES:]:
+    if body[: len(header)] != header or hashlib.sha256(body).digest() != content[-_CHECKSUM_BYTES:]:
         return None
-    index = _columns(body[start:])
+    index = _columns(body[len(header) :])
     return index if index is not None and index.fits(state.size_bytes) else None
 
 
 def save(state: FileState, index: CarIndex) -> None:
     """Keep ``index`` for that state of the file. Does nothing where the cache cannot be written."""
-    content = bytearray(_MAGIC + state.header())
+    content = bytearray(state.header())
     for name, dtype in _COLUMNS:
         content += getattr(index, name).astype(dtype).tobytes()
     content += hashlib.sha256(content).digest()

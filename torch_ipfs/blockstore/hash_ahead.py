@@ -126,7 +126,7 @@ class _Window:
             found = self._peek(cid)
         except TorchIPFSError as error:
             return _Entry(cid, error, 0)
-        return _Entry(cid, None, found) if isinstance(found, int) else _Entry(cid, found, 0)
+        return _Entry(cid, None, found) if isinstance(found, int) else _Entry(cid, found, len(found))
 
     def add(self, entry: _Entry) -> None:
         if entry.result is None and entry.size_bytes >= INLINE_BYTES and os.getpid() == self._process:
@@ -150,10 +150,24 @@ class _Window:
     def _result(self, entry: _Entry) -> Block | TorchIPFSError:
         if entry.result is not None:
             return entry.result
-        # A block that no thread has begun is hashed here rather than waited for; so is one whose threads a fork left behind.
+        # Threads do not come along in a fork: there the child does their work.
         if entry.future is None or os.getpid() != self._process or entry.future.cancel():
             return self._get(entry.cid)
+        while not entry.future.done() and self._help():
+            pass
         return entry.future.result()
+
+    def _help(self) -> bool:
+        """Hash the next block that no thread has begun, while waiting for one that is; whether there was one."""
+        for entry in self._entries:
+            if entry.future is not None and entry.future.cancel():
+                entry.future = Future()
+                try:
+                    entry.future.set_result(self._get(entry.cid))
+                except Exception as error:  # noqa: BLE001 - raised in its place, as from a thread
+                    entry.future.set_exception(error)
+                return True
+        return False
 
     def close(self) -> None:
         self._entries.clear()

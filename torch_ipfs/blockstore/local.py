@@ -13,18 +13,19 @@ from torch_ipfs.blockstore.base import (
     MAX_BLOCK_BYTES,
     Block,
     StrPath,
-    identity_block,
+    blaming,
+    is_identity,
     too_large,
     verify,
 )
-from torch_ipfs.blockstore.block_files import BlockFiles, load, refusals
+from torch_ipfs.blockstore.block_files import BlockFiles, load
 from torch_ipfs.blockstore.directories import data_directory
 from torch_ipfs.blockstore.file_lock import file_lock
 from torch_ipfs.blockstore.hash_ahead import WINDOW_BYTES, HashAhead, read_ahead
 from torch_ipfs.blockstore.pins import DIRECT, RECURSIVE, Collected, Pins, reached, sweep
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec import car
-from torch_ipfs.codec.cid import CID
+from torch_ipfs.codec.cid import MAX_CID_BYTES, CID
 from torch_ipfs.errors import BlockNotFound, TorchIPFSError
 
 GRACE_S = 3600.0
@@ -76,10 +77,10 @@ class LocalBlockstore:
 
     def get(self, cid: CID) -> Block:
         multihash = cid.multihash
-        if multihash[0] == 0:
+        if is_identity(multihash):
             return cid.digest
         path = self._files.path_of(multihash)
-        with refusals(path):
+        with blaming(path):
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -93,10 +94,10 @@ class LocalBlockstore:
         return read_ahead(cids, peek=self._peek, get=self.get, options=self._ahead, return_exceptions=return_exceptions)
 
     def has(self, cid: CID) -> bool:
-        return identity_block(cid) is not None or os.access(self._files.path_of(cid.multihash), os.F_OK)
+        return is_identity(multihash := cid.multihash) or os.access(self._files.path_of(multihash), os.F_OK)
 
     def put(self, cid: CID, data: Block) -> None:
-        path = self._new_path(cid, data)
+        path = self._new_path(cid, data, self.source)
         if path is not None:
             self._files.write(path, data)
 
@@ -105,10 +106,7 @@ class LocalBlockstore:
 
         No garbage collection runs meanwhile. What was put before an error, of ``blocks`` too, is kept.
         """
-        with self.writing():
-            self._files.write_many(
-                (path, data) for cid, data in blocks if (path := self._new_path(cid, data)) is not None
-            )
+        self._put_all(blocks, self.source)
 
     def import_car(self, file: StrPath | BinaryIO, *, pin_roots: bool = True) -> list[CID]:
         """Put all blocks of a CAR file, and pin those of its roots that the store then holds.
@@ -118,13 +116,14 @@ class LocalBlockstore:
         :raises CodecError: the file is no CAR, or is cut off; the blocks before that are kept.
         :raises HashMismatch: one of its blocks is not what its CID says; the blocks before it are kept.
         """
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.writing())
-            if isinstance(file, str | os.PathLike):
-                with refusals(os.fspath(file)):
-                    file = stack.enter_context(Path(file).open("rb"))
-            roots, blocks = car.read_blocks(file)
-            self.put_many(blocks)
+        if isinstance(file, str | os.PathLike):
+            with blaming(os.fspath(file)), Path(file).open("rb") as opened:
+                return self.import_car(opened, pin_roots=pin_roots)
+        source = str(getattr(file, "name", "an unnamed CAR file"))
+        with self.writing():
+            with blaming(source):
+                roots, blocks = car.read_blocks(file, verify=False, limits=self._car_limits())
+            self._put_all(_blaming_each(blocks, source), source)
             for root in roots:
                 if pin_roots and self.has(root):
                     self.pin(root)
@@ -200,18 +199,33 @@ class LocalBlockstore:
         except OSError:
             return self.get(cid)
 
-    def _new_path(self, cid: CID, data: Block) -> str | None:
-        """Where to write a block; ``None`` where it is already, which makes it young for a collection."""
-        verify(cid, data, self.source, max_block_bytes=self._max_block_bytes)
-        if identity_block(cid) is not None:
+    def _put_all(self, blocks: Iterable[tuple[CID, Block]], source: str) -> None:
+        with self.writing():
+            placed = ((self._new_path(cid, data, source), data) for cid, data in blocks)
+            self._files.write_many((path, data) for path, data in placed if path is not None)
+
+    def _new_path(self, cid: CID, data: Block, source: str) -> str | None:
+        """Where to write a block of ``source``; ``None`` where it is already, which makes it young for a collection."""
+        verify(cid, data, source, max_block_bytes=self._max_block_bytes)
+        multihash = cid.multihash
+        if is_identity(multihash):
             return None
-        path = self._files.path_of(cid.multihash)
+        path = self._files.path_of(multihash)
         return None if self._files.holds(path, data) else path
+
+    def _car_limits(self) -> car.Limits:
+        most = self._max_block_bytes
+        return car.Limits(block_bytes=most, section_bytes=max(car.DEFAULT_LIMITS.section_bytes, most + MAX_CID_BYTES))
 
     @contextlib.contextmanager
     def _locked(self, *, shared: bool) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            with refusals(self.source):
+            with blaming(self.source):
                 Path(self.source).mkdir(parents=True, exist_ok=True)
                 stack.enter_context(file_lock(f"{self.source}/gc.lock", shared=shared, timeout_s=LOCK_TIMEOUT_S))
             yield
+
+
+def _blaming_each(blocks: Iterator[tuple[CID, bytes]], source: str) -> Iterator[tuple[CID, bytes]]:
+    with blaming(source):
+        yield from blocks

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch_ipfs.blockstore.base import (
     MAX_BLOCK_BYTES,
     Block,
-    identity_block,
+    is_identity,
     one_by_one,
     verify,
 )
@@ -41,24 +41,24 @@ class MemoryBlockstore:
         return f"MemoryBlockstore({len(self._blocks)} blocks)"
 
     def get(self, cid: CID) -> Block:
-        entry = self._blocks.get(cid.multihash)
+        multihash = cid.multihash
+        entry = self._blocks.get(multihash)
         if entry is not None:
             return entry[1]
-        identity = identity_block(cid)
-        if identity is None:
-            raise BlockNotFound("the block was never put here", cid=cid, source=self.source)
-        return identity
+        if is_identity(multihash):
+            return cid.digest
+        raise BlockNotFound("the block was never put here", cid=cid, source=self.source)
 
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
         return one_by_one(self.get, cids, return_exceptions=return_exceptions)
 
     def has(self, cid: CID) -> bool:
-        return cid.multihash in self._blocks or identity_block(cid) is not None
+        return (multihash := cid.multihash) in self._blocks or is_identity(multihash)
 
     def put(self, cid: CID, data: Block) -> None:
         data = bytes(data)  # a view's memory may change
         verify(cid, data, self.source, max_block_bytes=self._max_block_bytes)
-        if identity_block(cid) is None:
+        if not is_identity(cid.multihash):
             self._blocks.setdefault(cid.multihash, (cid, data))
 
     def put_many(self, blocks: Iterable[tuple[CID, Block]]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch_ipfs import codec
-from torch_ipfs.blockstore.base import Block
-from torch_ipfs.blockstore.block_files import BlockFiles, refusals
+from torch_ipfs.blockstore.base import Block, blaming
+from torch_ipfs.blockstore.block_files import BlockFiles
 from torch_ipfs.codec.cid import RAW, CID
 from torch_ipfs.errors import BlockError, CodecError, OptionError, TransportError
 
@@ -45,7 +45,7 @@ class Pins:
 
     def remove(self, cid: CID) -> None:
         """:raises OptionError: there is no such pin."""
-        with refusals(self._folder):
+        with blaming(self._folder):
             try:
                 Path(self._folder, str(cid)).unlink()
             except FileNotFoundError:
@@ -56,7 +56,7 @@ class Pins:
 
         :raises TransportError: the folder holds something else; to pass it over might remove blocks that are needed.
         """
-        with refusals(self._folder):
+        with blaming(self._folder):
             return {cid: self._kind(path) for path, cid in self._paths()}
 
     def _paths(self) -> Iterator[tuple[Path, CID]]:

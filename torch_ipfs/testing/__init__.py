@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch_ipfs.testing.blockstore import BlockstoreConformance
 
 _MODULES = {"BlockstoreConformance": "torch_ipfs.testing.blockstore"}
 
