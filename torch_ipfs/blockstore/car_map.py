@@ -106,9 +106,9 @@ class OpenCar:
         self.view = file.view
         self.index = index
         # Of single items numpy makes objects of its own, at three times the cost.
-        self._keys: memoryview[int] = memoryview(index.keys)
-        self._starts: memoryview[int] = memoryview(index.starts)
-        self._lengths: memoryview[int] = memoryview(index.lengths)
+        self._keys: memoryview[int] = index.keys.data
+        self._starts: memoryview[int] = index.starts.data
+        self._lengths: memoryview[int] = index.lengths.data
         self.from_sidecar = from_sidecar
         self.verified = bytearray(len(index))
         self.places: dict[CID, slice] = {}

@@ -90,6 +90,8 @@ def _open_network(source: str) -> Blockstore:
 
 
 def _open_path(source: str) -> Blockstore:
+    if not source:
+        raise OptionError(f"an empty name of a source; {FORMS}")
     path = Path(source).expanduser()
     try:
         mode = path.stat().st_mode
