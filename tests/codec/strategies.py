@@ -67,3 +67,8 @@ def nest(depth: int, core: Any, *, maps: bool = False) -> Any:
     for _ in range(depth):
         core = {"a": core} if maps else [core]
     return core
+
+
+def says(error: Exception, what: str) -> None:
+    """Fail where the message of ``error`` does not say ``what``."""
+    assert what in str(error)

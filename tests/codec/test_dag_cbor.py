@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.codec.strategies import binaries, cid_like, cids, floats, nest, same, texts, values
+from tests.codec.strategies import binaries, cid_like, cids, floats, nest, same, says, texts, values
 from torch_ipfs.codec import cbor_decoder, cbor_encoder, dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.codec.nesting import MAX_DEPTH
@@ -230,7 +230,7 @@ UNHELD: list[tuple[Any, str]] = [
     (-math.inf, "has no -inf"),
     (2**64, "integers lie between"),
     (-(2**64) - 1, "integers lie between"),
-    (2**100000, "integers lie between"),
+    (2**10000, "integers lie between"),
     ({1: 2}, "map keys are str, not int: 1"),
     ({b"a": 2}, "map keys are str, not bytes"),
     ({None: 2}, "map keys are str, not NoneType"),
@@ -304,7 +304,7 @@ def test_a_changed_byte_gives_another_value_or_an_error(numbers: list[float], pl
     try:
         value = dag_cbor.decode(block)
     except CodecError as error:
-        assert "at byte" in str(error)  # noqa: PT017
+        says(error, "at byte")
     else:
         assert dag_cbor.encode(value) == block
 
@@ -314,7 +314,7 @@ def test_any_bytes_decode_to_what_encodes_to_them_or_raise(data: bytes) -> None:
     try:
         value = dag_cbor.decode(data)
     except CodecError as error:
-        assert "at byte" in str(error)  # noqa: PT017
+        says(error, "at byte")
         with pytest.raises(CodecError):
             cbor_decoder.decode(data)
     else:

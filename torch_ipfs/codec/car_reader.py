@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import Protocol
 
 from torch_ipfs.codec import car_header, multihash, varint
 from torch_ipfs.codec.car_header import fail
@@ -30,7 +30,16 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def read_header(file: IO[bytes], *, limits: Limits = DEFAULT_LIMITS) -> list[CID]:
+class Readable(Protocol):
+    """A file as far as CARs need it: ``read`` may give less than it is asked for, and nothing at the end alone.
+
+    Lengths are read byte by byte, so a file without a buffer is better given in an ``io.BufferedReader``.
+    """
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+def read_header(file: Readable, *, limits: Limits = DEFAULT_LIMITS) -> list[CID]:
     """The roots of the CAR that begins where ``file`` stands, which then stands before the first section.
 
     :raises CodecError: there is no CAR, or its header is cut or over the limit.
@@ -39,14 +48,14 @@ def read_header(file: IO[bytes], *, limits: Limits = DEFAULT_LIMITS) -> list[CID
 
 
 def iter_blocks(
-    file: IO[bytes], *, verify: bool = True, zero_length_section_as_eof: bool = False, limits: Limits = DEFAULT_LIMITS
+    file: Readable, *, verify: bool = True, zero_length_section_as_eof: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[CID, bytes]]:
     """The blocks of a CAR, duplicates among them, in their order. See :func:`read_blocks`, which gives the roots too."""
     yield from read_blocks(file, verify=verify, zero_length_section_as_eof=zero_length_section_as_eof, limits=limits)[1]
 
 
 def read_blocks(
-    file: IO[bytes], *, verify: bool = True, zero_length_section_as_eof: bool = False, limits: Limits = DEFAULT_LIMITS
+    file: Readable, *, verify: bool = True, zero_length_section_as_eof: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[list[CID], Iterator[tuple[CID, bytes]]]:
     """The roots of the CAR that begins where ``file`` stands, and its blocks, read as they are asked for.
 
@@ -118,7 +127,7 @@ def _check_length(what: str, length: int, limit: int, *, position: int, start: i
 class _Stream:
     """A CAR that comes in byte by byte. Offsets count from where the file stood."""
 
-    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+    def __init__(self, file: Readable, limits: Limits) -> None:
         self._file = file
         self._limits = limits
         self._offset = 0
@@ -139,7 +148,10 @@ class _Stream:
         while True:
             position = self._offset
             length = self._varint()
-            if length is None or (length == 0 and zero_is_eof):
+            if length is None:
+                self._check_end()
+                return
+            if length == 0 and zero_is_eof:
                 return
             start = self._offset
             _check_length("section", length, self._limits.section_bytes, position=position, start=start, end=self._end)
@@ -151,6 +163,11 @@ class _Stream:
             block = section[cid_bytes:]
             self._check_block(cid, block, start + cid_bytes, verify)
             yield cid, block
+
+    def _check_end(self) -> None:
+        """A CARv1 ends where the file does; a CARv2 says where its data end."""
+        if self._end is not None and self._offset < self._end:
+            fail(self._offset, f"a CARv2 is cut: its data end at byte {self._end}")
 
     def _check_block(self, cid: CID, block: bytes, offset: int, verify: bool) -> None:
         if len(block) > self._limits.block_bytes:
