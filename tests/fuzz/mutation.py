@@ -15,11 +15,11 @@ ROUNDS = 1500
 MAX_INPUT_SECONDS = 10.0
 """No single input may take longer."""
 
-_TELLING = (
-    b"\x00", b"\x01", b"\x12\x20", b"\x17", b"\x18", b"\x1f", b"\x7f", b"\x80", b"\x81", b"\x9b", b"\xa1", b"\xbb",
-    b"\xd8\x2a", b"\xf7", b"\xf9", b"\xfa", b"\xfb", b"\xff", b"\xff\xff\xff\xff", b"\xff" * 8, b"\x80" * 9, b"\x9b" + b"\xff" * 8, b'"', b"\\",
-    b"\\ud800", b"{", b"}", b"[", b"]", b'{"/":', b"1e999", b"-0.0", b"9" * 25, b"NaN",
-)  # fmt: skip
+_CBOR = ["00", "01", "1220", "17", "18", "1f", "7f", "80", "81", "9b", "a1", "bb", "d82a", "f7", "f9", "fa", "fb", "ff"]
+_LENGTHS = [b"\xff" * 4, b"\xff" * 8, b"\x80" * 9, b"\x9b" + b"\xff" * 8]
+_JSON = [b'"', b"\\", b"\\ud800", b"{", b"}", b"[", b"]", b'{"/":', b"1e999", b"-0.0", b"9" * 25, b"NaN"]
+_TELLING = [bytes.fromhex(head) for head in _CBOR] + _LENGTHS + _JSON
+"""What is apt to turn a format into another one, or into a claim."""
 
 
 def rounds(name: str) -> Iterator[tuple[str, random.Random]]:
