@@ -195,6 +195,27 @@ def test_a_car_that_is_cut_inside_a_block_is_refused(tmp_path: Path) -> None:
     assert caught.value.source == str(path)
 
 
+def test_a_broken_car_is_walked_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(10)
+    path = write_car(tmp_path / "x.car", blocks)
+    whole = path.read_bytes()
+    os.truncate(path, len(whole) - 1)
+    store = CarBlockstore(path)
+    walked: list[object] = []
+
+    def walk(file: car_map.MappedFile, walk: Callable[..., car_map.OpenCar] = car_map.walk) -> car_map.OpenCar:
+        walked.append(file)
+        return walk(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(car_map, "walk", walk)
+        refusals = list(store.get_many([cid for cid, _ in blocks], return_exceptions=True))
+    assert all(isinstance(refusal, CodecError) and refusal.source == str(path) for refusal in refusals)
+    assert len(walked) == 1
+    path.write_bytes(whole)
+    assert store.get(blocks[9][0]) == blocks[9][1]
+
+
 def cut_and_read(path: str, held: bool) -> None:
     """Exit status 0 where every use of a file that was cut ends in a TransportError."""
     blocks = blocks_of(50, 20_000)

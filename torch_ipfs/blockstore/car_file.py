@@ -10,10 +10,11 @@ import numpy as np
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, StrPath, is_identity, verify
 from torch_ipfs.blockstore.car_map import MappedFile, OpenCar, open_car, walk
+from torch_ipfs.blockstore.car_sidecar import FileState
 from torch_ipfs.blockstore.hash_ahead import WINDOW_BYTES, HashAhead, read_ahead
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockError, BlockNotFound, TorchIPFSError, TransportError
+from torch_ipfs.errors import BlockError, BlockNotFound, CodecError, TorchIPFSError, TransportError
 
 MAX_REMEMBERED_BLOCKS = 65_536
 """Verified blocks whose place is kept at hand. Others are looked up again, but not hashed again."""
@@ -49,6 +50,7 @@ class CarBlockstore:
         self._ahead = HashAhead(hash_threads, window_bytes)
         self._max_block_bytes = max_block_bytes
         self._opened: OpenCar | None = None
+        self._refused: tuple[FileState, str] | None = None
         self._opening = ProcessLock()
 
     def __repr__(self) -> str:
@@ -124,7 +126,14 @@ class CarBlockstore:
     def _open(self) -> OpenCar:
         with self._opening:
             if self._opened is None:
-                self._opened = open_car(MappedFile(self.source))
+                file = MappedFile(self.source)
+                if self._refused is not None and self._refused[0] == file.state:
+                    raise CodecError(self._refused[1])  # without another walk, for each of many blocks
+                try:
+                    self._opened = open_car(file)
+                except CodecError as error:
+                    self._refused = file.state, str(error)
+                    raise
             return self._opened
 
     def _walk_again(self, wrong: OpenCar) -> OpenCar:

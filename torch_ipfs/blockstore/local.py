@@ -45,7 +45,7 @@ class LocalBlockstore:
     may be lost. Without it a power cut may leave files of the last half minute empty, which is noticed when they are read.
 
     :param path: the folder, made on the first ``put``; by default TORCH_IPFS_HOME, else the platform's for a user's data.
-    :param fsync: whether a block is on disk before ``put`` returns.
+    :param fsync: whether a block is on disk before it gets its name.
     :param hash_threads: threads that hash ahead in one ``get_many``; by default the cores that are to spare.
     :param window_bytes: how far ahead ``get_many`` hashes.
     :param max_block_bytes: largest block that is read or put.
