@@ -166,7 +166,7 @@ def test_an_unchanged_file_is_hashed_once(store: LocalBlockstore) -> None:
 def test_files_that_are_no_blocks_are_passed_over(store: LocalBlockstore) -> None:
     cid, data = block(1)
     store.put(cid, data)
-    for name in ("notes.txt", "!.data", "AAAA.data.bak"):
+    for name in ("notes.txt", "!.data", "MZXW6YQ.data", path_of(store, cid).name + ".bak"):
         path_of(store, cid).with_name(name).write_text("x")
     (Path(store.source) / "blocks" / "stray").write_text("x")
     assert [found.multihash for found in store.cids()] == [cid.multihash]

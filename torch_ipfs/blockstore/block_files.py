@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from torch_ipfs.blockstore.base import Block, blaming
-from torch_ipfs.codec import multibase
+from torch_ipfs.codec import multibase, multihash
 from torch_ipfs.errors import CodecError
 
 MAPPED_BYTES = 128 * 2**10
@@ -48,9 +48,9 @@ class BlockFiles:
         self._temporary = f"{folder}/temporary"
         self._fsync = fsync
 
-    def path_of(self, multihash: bytes) -> str:
+    def path_of(self, block_multihash: bytes) -> str:
         """Where the block of that multihash is, or would be."""
-        name = multibase.encode("B", multihash)[1:]
+        name = multibase.encode("B", block_multihash)[1:]
         return f"{self._blocks}/{name[-3:-1]}/{name}{_SUFFIX}"
 
     def write(self, path: str, data: Block) -> None:
@@ -77,9 +77,9 @@ class BlockFiles:
         """Each block's multihash and file, in no order. Files that are no blocks are passed over."""
         for folder in self._entries(self._blocks):
             for entry in self._entries(folder.path):
-                with contextlib.suppress(CodecError):
-                    if entry.name.endswith(_SUFFIX):
-                        yield multibase.decode("B" + entry.name.removesuffix(_SUFFIX)), entry
+                found = _multihash_of(entry.name)
+                if found is not None:
+                    yield found, entry
 
     def holds(self, path: str, data: Block) -> bool:
         """Whether ``data`` is in its place already; if so it is young again for a collection."""
@@ -148,8 +148,8 @@ class BlockFiles:
                 entries = os.scandir(folder)
             except (FileNotFoundError, NotADirectoryError):
                 return
-        with entries:
-            yield from entries
+            with entries:
+                yield from entries
 
 
 class _Batch:
@@ -172,8 +172,8 @@ class _Batch:
         try:
             if self._pool is not None:
                 list(self._pool.map(_fsync, [temporary for temporary, _ in written]))
-            for temporary, path in written:
-                self._move(temporary, path)
+            while written:
+                self._move(*written.pop())
         finally:
             for temporary, _ in written:
                 _unlink(temporary)
@@ -191,6 +191,18 @@ def _may_map(file: int) -> bool:
     """Whether a map of an open file leaves enough other files to open. The number of a file tells how many there are."""
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return not _MAPS_KEEP_FILES_OPEN or most_files == resource.RLIM_INFINITY or file < most_files // 2
+
+
+def _multihash_of(name: str) -> bytes | None:
+    """The multihash that a file is named by; ``None`` where it is no block's."""
+    if not name.endswith(_SUFFIX):
+        return None
+    try:
+        found = multibase.decode("B" + name.removesuffix(_SUFFIX))
+        multihash.parse(found)
+    except CodecError:
+        return None
+    return found
 
 
 def _same_content(path: str, data: Block) -> bool:

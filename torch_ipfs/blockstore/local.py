@@ -39,7 +39,8 @@ class LocalBlockstore:
 
     A block is written to a temporary file and renamed: readers see all of it or nothing, whenever the writer is killed or
     the disk is full. Large blocks are mapped, without a copy. A file is hashed when a process first reads it, and again when
-    its inode, size or time has changed; one that is damaged raises HashMismatch with its path, and ``put`` mends it.
+    its inode, size or time has changed; one that is damaged raises HashMismatch with its path, and ``put`` mends it. Nobody may
+    cut files of the folder: to read on behind the cut of one that is mapped ends the process (SIGBUS).
 
     With ``fsync`` a file is on disk before it gets its name, so that a power cut leaves whole blocks too; the last names
     may be lost. Without it a power cut may leave files of the last half minute empty, which is noticed when they are read.
