@@ -1,12 +1,30 @@
-"""Which adapter takes what ``write_dataset`` was given."""
+"""Which adapter takes what ``write_dataset`` was given.
+
+pyarrow, pandas and datasets are looked for where they are imported already: nobody can hold one of their objects otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isnan
 from typing import Any
 
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
 from torch_ipfs.dataset.write_rows import RowSource
 from torch_ipfs.dataset.write_source import Source
+from torch_ipfs.errors import OptionError
+from torch_ipfs.manifest.values import numpy_dtype_name
+
+_FORMS = (
+    "expected an iterable of samples, a torch Dataset, a map of columns, a pyarrow Table or RecordBatchReader, a pandas "
+    "DataFrame or a Hugging Face Dataset"
+)
+_BATCH_ROWS = 1024
 
 
 def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
@@ -14,4 +32,164 @@ def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
 
     :raises OptionError: they are nothing that can be written, or ``columns`` does not go with them.
     """
-    return RowSource(samples, len(samples) if hasattr(samples, "__len__") else None, columns)
+    if isinstance(columns, str):
+        raise OptionError(f"columns is a list of names, not the text {columns!r}")
+    source = _table_source(samples)
+    if source is None and isinstance(samples, Mapping):
+        source = ColumnSource({name: _column(name, values) for name, values in samples.items()})
+    if source is not None:
+        if columns is not None:
+            raise OptionError("columns= names the parts of samples that are tuples; these samples have names already")
+        return source
+    if type(samples) is TensorDataset:
+        names = [str(i) for i in range(len(samples.tensors))] if columns is None else columns
+        if len(names) != len(samples.tensors):
+            raise OptionError(f"columns= names {len(names)} parts, and samples are tuples of {len(samples.tensors)}")
+        return ColumnSource({name: NumberColumn(tensor) for name, tensor in zip(names, samples.tensors, strict=True)})
+    return RowSource(_iterated(samples), _length(samples), columns)
+
+
+def _table_source(samples: Any) -> Source | None:
+    """The source of a table, of whichever library; ``None`` for anything else."""
+    pandas, datasets, pyarrow = (sys.modules.get(name) for name in ("pandas", "datasets", "pyarrow"))
+    if pandas is not None and isinstance(samples, pandas.DataFrame):
+        return ColumnSource(_frame_columns(samples))
+    if datasets is not None and isinstance(samples, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise OptionError(f"a {type(samples).__name__} holds several datasets; write one of them: {', '.join(samples)}")
+    if datasets is not None and isinstance(samples, datasets.Dataset | datasets.IterableDataset):
+        return _hugging_face_source(samples)
+    if pyarrow is not None and isinstance(samples, pyarrow.Table | pyarrow.RecordBatch):
+        from torch_ipfs.dataset.write_arrow import table_source
+
+        return table_source(samples)
+    if hasattr(samples, "__arrow_c_stream__"):
+        return _stream_source(samples)
+    return None
+
+
+def _stream_source(samples: Any) -> Source:
+    """A ``RecordBatchReader``, or what gives one."""
+    import pyarrow as pa
+
+    from torch_ipfs.dataset.write_arrow import ArrowStreamSource
+
+    reader = samples if isinstance(samples, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(samples)
+    return ArrowStreamSource(reader, None, pa.Table.from_batches([], schema=reader.schema))
+
+
+def _hugging_face_source(samples: Any) -> Source:
+    from torch_ipfs.dataset.write_arrow import ArrowStreamSource
+
+    num_rows = _length(samples)
+    # A transform of the user's own decides what a sample is; any other format only dresses what the table holds.
+    if getattr(samples, "format", {}).get("type") == "custom":
+        return RowSource(samples, num_rows, None)
+    tables = samples.with_format("arrow")
+    empty = tables[:0] if num_rows == 0 else None
+    return ArrowStreamSource(tables.iter(batch_size=_BATCH_ROWS), num_rows, empty)
+
+
+def _frame_columns(frame: Any) -> dict[str, InputColumn]:
+    """The columns of a pandas DataFrame, without its index."""
+    columns: dict[str, InputColumn] = {}
+    for i, label in enumerate(frame.columns):
+        name, series = str(label), frame.iloc[:, i]
+        if name in columns:
+            raise OptionError(f"the DataFrame has two columns {name!r}")
+        if isinstance(series.dtype, np.dtype) and series.dtype.kind == "O":
+            columns[name] = ListColumn(_present_or_none(series.tolist()))
+        elif isinstance(series.dtype, np.dtype) and numpy_dtype_name(series.dtype):
+            columns[name] = NumberColumn(series.to_numpy())
+        else:
+            columns[name] = _arrow_column(series)
+    return columns
+
+
+def _present_or_none(values: list[Any]) -> list[Any]:
+    """Values of a pandas object column, with ``None`` for pandas' ways to say that there is none."""
+    pandas = sys.modules["pandas"]
+    # NaN stands for a missing value too, but where all are floats it may be just that.
+    floats = all(isinstance(value, float) or value is None for value in values)
+    return [None if _is_missing(value, pandas, floats=floats) else value for value in values]
+
+
+def _is_missing(value: Any, pandas: Any, *, floats: bool) -> bool:
+    return value is pandas.NA or value is pandas.NaT or (type(value) is float and not floats and isnan(value))
+
+
+def _arrow_column(series: Any) -> InputColumn:
+    import pyarrow as pa
+
+    from torch_ipfs.dataset.write_arrow import ArrowColumn
+
+    try:
+        return ArrowColumn(pa.array(series, from_pandas=True))
+    except pa.ArrowException as error:
+        raise OptionError(f"pandas column {series.name!r} of {series.dtype} has no form in Arrow: {error}") from None
+
+
+def _column(name: str, values: Any) -> InputColumn:
+    """The column of one entry in a map of columns.
+
+    :raises OptionError: it is no column.
+    """
+    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
+    if isinstance(values, Mapping):
+        return MapColumn({key: _column(f"{name}.{key}", column) for key, column in values.items()})
+    if isinstance(values, torch.Tensor | np.ndarray):
+        if values.ndim == 0:
+            raise OptionError(
+                f"column {name!r} is a scalar; a map is taken for columns, so write [sample] for one sample"
+            )
+        if isinstance(values, np.ma.MaskedArray):
+            raise OptionError(
+                f"column {name!r} is a masked array; fill it with .filled(), or make it a list with None in it"
+            )
+        is_number = isinstance(values, torch.Tensor) or bool(numpy_dtype_name(values.dtype))
+        return NumberColumn(values) if is_number else ListColumn(values)
+    if pyarrow is not None and isinstance(values, pyarrow.Array | pyarrow.ChunkedArray):
+        from torch_ipfs.dataset.write_arrow import ArrowColumn
+
+        return ArrowColumn(values)
+    if pandas is not None and isinstance(values, pandas.Series):
+        return _frame_columns(values.to_frame(name))[name]
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes | bytearray | memoryview):
+        return ListColumn(values)
+    raise OptionError(
+        f"column {name!r} is a {type(values).__name__}, not an array, tensor or list; a map is taken for columns, so write "
+        "[sample] for one sample"
+    )
+
+
+def _iterated(samples: Any) -> Iterable[Any]:
+    """``samples`` as what can be iterated over.
+
+    :raises OptionError: they cannot.
+    """
+    if isinstance(samples, DataLoader):
+        if samples.batch_size is not None or samples.batch_sampler is not None:
+            raise OptionError("a DataLoader gives batches, not samples: write its dataset, loader.dataset")
+        return samples
+    is_map_style = isinstance(samples, Dataset) and not isinstance(samples, IterableDataset)
+    if (
+        (is_map_style or not hasattr(samples, "__iter__"))
+        and hasattr(samples, "__getitem__")
+        and hasattr(samples, "__len__")
+    ):
+        return _by_index(samples)
+    if isinstance(samples, str | bytes | bytearray | memoryview) or not hasattr(samples, "__iter__"):
+        raise OptionError(f"cannot write a {type(samples).__name__}: {_FORMS}")
+    return samples  # type: ignore[no-any-return]  # it has __iter__
+
+
+def _by_index(samples: Any) -> Iterator[Any]:
+    for i in range(len(samples)):
+        yield samples[i]
+
+
+def _length(samples: Any) -> int | None:
+    """How many samples there are, where they say so."""
+    try:
+        return len(samples)
+    except (TypeError, NotImplementedError):
+        return None

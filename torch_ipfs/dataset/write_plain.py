@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.manifest.arrays import NumberArray
+from torch_ipfs.manifest.rows import Values
 from torch_ipfs.manifest.schema import STORAGE
 from torch_ipfs.manifest.values import Misfit, Typed, dtype_of, kind_of, numpy_dtype_name
 
@@ -31,16 +33,19 @@ _IMAGE_MODES = {"L": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16",
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, CID, Typed})
 
 
-def plain_values(values: Sequence[Any]) -> Sequence[Any]:
-    """The plain values of one field of many samples; ``values`` itself where they are plain already.
+def plain_values(values: Sequence[Any]) -> Values:
+    """The plain values of one field of many samples: ``values`` itself where they are plain already, and tensors or arrays
+    of one dtype and shape as one.
 
     :raises Misfit: for what no dataset can hold, with what to do.
     """
     types = set(map(type, values))
     if types <= _ATOMS or (types == {list} and set(map(type, chain.from_iterable(values))) <= _ATOMS):
         return values
-    if types == {np.ndarray} and all(numpy_dtype_name(dtype) for dtype in {value.dtype for value in values}):
-        return values
+    if types in ({torch.Tensor}, {np.ndarray}):
+        stacked = _stacked_tensors(values) if types == {torch.Tensor} else _stacked_arrays(values)
+        if stacked is not None:
+            return stacked
     plain = []
     for row, value in enumerate(values):
         try:
@@ -48,6 +53,29 @@ def plain_values(values: Sequence[Any]) -> Sequence[Any]:
         except Misfit as misfit:
             raise Misfit(row, misfit.reason, misfit.path) from None
     return plain
+
+
+def _stacked_arrays(arrays: Sequence[np.ndarray[Any, Any]]) -> NumberArray | None:
+    """Arrays as one, where all are of the same dtype, which a dataset has, and shape."""
+    dtype, shape = arrays[0].dtype, arrays[0].shape
+    name = numpy_dtype_name(dtype)
+    if not name or any(array.dtype != dtype or array.shape != shape for array in arrays):
+        return None
+    # np.stack takes twice as long for small arrays.
+    joined = np.concatenate(arrays) if shape and shape[0] else np.array(arrays)
+    return NumberArray(name, joined.reshape(len(arrays), *shape).astype(STORAGE[name], copy=False))
+
+
+def _stacked_tensors(tensors: Sequence[torch.Tensor]) -> NumberArray | None:
+    dtype = tensors[0].dtype
+    if any(tensor.dtype != dtype for tensor in tensors):
+        return None
+    try:
+        with torch.no_grad():
+            value = tensor_value(torch.stack(tuple(tensors)))
+    except (RuntimeError, Misfit):  # of different shapes, devices or layouts: looked at one by one
+        return None
+    return NumberArray(value.dtype, value.array) if isinstance(value, Typed) else NumberArray(dtype_of(value), value)
 
 
 def plain_value(value: Any) -> Any:

@@ -12,7 +12,7 @@ from torch_ipfs.dataset.write_source import CHUNK_BYTES, CHUNK_ROWS, Chunk, misf
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.infer import infer_columns
 from torch_ipfs.manifest.maps import columns_of, keys_of
-from torch_ipfs.manifest.rows import arrays_from_columns
+from torch_ipfs.manifest.rows import Values, arrays_from_columns
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.values import Misfit
 
@@ -21,7 +21,7 @@ _OBJECT_BYTES = 32
 """About what a number takes in a list."""
 
 Maps = list[Mapping[str, Any]]
-Values = list[Sequence[Any]]
+Columns = list[Values]
 
 
 class RowSource:
@@ -39,7 +39,7 @@ class RowSource:
         # Samples of a list are all there at once: none of them is filled anew.
         self._pieces = _pieces(maps, None if isinstance(samples, list | tuple) else ReuseWatch())
         self._schema = Schema(())
-        self._first: tuple[Values, int] = ([], 0)
+        self._first: tuple[Columns, int] = ([], 0)
         self._inferred_from: int | None = None
 
     def schema(self, given: Schema | None) -> Schema:
@@ -72,7 +72,7 @@ class RowSource:
                 raise misfit_error(misfit, position, self._inferred_from) from None
 
 
-def _plain_columns(maps: Maps, names: Sequence[str]) -> Values:
+def _plain_columns(maps: Maps, names: Sequence[str]) -> Columns:
     columns = []
     for name, values in zip(names, columns_of(maps, names, frozenset(names)), strict=True):
         try:
@@ -106,7 +106,7 @@ def _pieces(samples: Iterator[Mapping[str, Any]], watch: ReuseWatch | None) -> I
         if watch is not None and watch.copying:
             sample = watch.own(sample)  # noqa: PLW2901 - the same sample
         piece.append(sample)
-        size_bytes += _size_bytes(sample)
+        size_bytes += held_bytes(sample)
         if size_bytes >= CHUNK_BYTES or len(piece) == CHUNK_ROWS:
             yield piece
             piece, size_bytes = [], 0
@@ -114,22 +114,25 @@ def _pieces(samples: Iterator[Mapping[str, Any]], watch: ReuseWatch | None) -> I
         yield piece
 
 
-def _size_bytes(value: Any) -> int:
+def held_bytes(value: Any) -> int:
     """About what a value takes in memory, found out quickly."""
     kind = type(value)
     if kind in _NUMBERS:
         return _OBJECT_BYTES
     if kind is str or kind is bytes:
         return _OBJECT_BYTES + len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_size_bytes, value.values()), 2 * _OBJECT_BYTES)
-    if isinstance(value, list | tuple):
+    try:
+        nbytes = getattr(value, "nbytes", None)
+    except RuntimeError:  # a sparse tensor has none, and is refused where its values are looked at
+        nbytes = None
+    if nbytes.__class__ is int:
+        return 4 * _OBJECT_BYTES + int(nbytes)
+    if kind is list or kind is tuple:
         if value and type(value[0]) in _NUMBERS:
             return _OBJECT_BYTES * (2 + len(value))
-        return sum(map(_size_bytes, value), 2 * _OBJECT_BYTES)
-    nbytes = getattr(value, "nbytes", None)
-    if isinstance(nbytes, int):
-        return 4 * _OBJECT_BYTES + nbytes
+        return sum(map(held_bytes, value), 2 * _OBJECT_BYTES)
+    if kind is dict or isinstance(value, Mapping):
+        return sum(map(held_bytes, value.values()), 2 * _OBJECT_BYTES)
     size = getattr(value, "size", None)
     if isinstance(size, tuple):  # of an image: width and height
         return 4 * _OBJECT_BYTES + 4 * prod(size)

@@ -41,6 +41,11 @@ class NumberArray:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return self.values.shape[1 : self.values.ndim - len(STORAGE[self.dtype].shape)]
+
     def slice(self, start: int, stop: int) -> NumberArray:
         return NumberArray(self.dtype, self.values[start:stop], _cut(self.valid, start, stop))
 
@@ -101,12 +106,10 @@ class ListArray:
         return _with_nulls(self.valid, rows, self._values)
 
     def _values(self, rows: Rows) -> list[Any]:
-        starts, stops = self.offsets[rows].astype(np.int64), self.offsets[rows + 1].astype(np.int64)
-        lengths = stops - starts
-        ends = np.cumsum(lengths)
-        places = np.repeat(starts - (ends - lengths), lengths) + np.arange(_last(ends))
+        places, lengths = _spans(self.offsets, rows)
         items = take_items(self.items, places)
-        return [items[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+        ends = np.cumsum(lengths).tolist()
+        return [items[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,27 @@ def blank(field: Field, length: int) -> Array:
     return BinaryArray(field.dtype, offsets, memoryview(b""), valid)
 
 
+def select(array: Array, rows: Rows) -> Array:
+    """An array of those rows, in that order."""
+    if isinstance(array, NullArray):
+        return NullArray(len(rows))
+    if isinstance(array, ValueArray):
+        return ValueArray([array.values[row] for row in rows.tolist()])
+    valid = None if array.valid is None else array.valid[rows]
+    if isinstance(array, NumberArray):
+        return NumberArray(array.dtype, array.values[rows], valid)
+    if isinstance(array, StructArray):
+        return StructArray({name: select(child, rows) for name, child in array.fields.items()}, len(rows), valid)
+    places, lengths = _spans(array.offsets, rows)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    if isinstance(array, BinaryArray):
+        data = np.frombuffer(array.data, dtype=np.uint8)[places].tobytes() if len(places) else b""
+        return BinaryArray(array.dtype, offsets, memoryview(data), valid)
+    if isinstance(array, ListArray):
+        return ListArray(offsets, select(array.items, places), valid)
+    return RaggedArray(array.dtype, offsets, array.elements[places], array.shapes[rows], valid)
+
+
 def spread(array: Array, keep: npt.NDArray[np.bool_], field: Field) -> Array:
     """``len(keep)`` rows: those of ``array`` in the places that ``keep`` marks, and blanks of ``field`` in between."""
     length = len(keep)
@@ -324,8 +348,13 @@ def _cut(valid: Valid, start: int, stop: int) -> Valid:
     return None if valid is None else valid[start:stop]
 
 
-def _last(ends: npt.NDArray[np.int64]) -> int:
-    return int(ends[-1]) if len(ends) else 0
+def _spans(offsets: Offsets, rows: Rows) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """What lies between the offsets of ``rows``, one after the other, and how much of it each row has."""
+    starts, stops = offsets[rows].astype(np.int64), offsets[rows + 1].astype(np.int64)
+    lengths = stops - starts
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total), lengths
 
 
 def _with_nulls(valid: Valid, rows: Rows, take: Callable[[Rows], list[Any]]) -> list[Any]:

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from torch_ipfs.errors import OptionError, SampleError
+from torch_ipfs.manifest.arrays import NumberArray
 from torch_ipfs.manifest.maps import as_maps, columns_of, keys_of
 from torch_ipfs.manifest.schema import MAX_DEPTH, MAX_RANK, STORAGE, Field, Schema, as_nullable
 from torch_ipfs.manifest.values import Misfit, describe, dtype_of, kind_of, kinds_of
@@ -32,7 +33,7 @@ def infer_schema(samples: Sequence[Any], *, strict: bool = False, first_position
         raise misfit.error(first_position) from None
 
 
-def infer_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], *, strict: bool) -> Schema:
+def infer_columns(names: Sequence[str], columns: Sequence[Sequence[Any] | NumberArray], *, strict: bool) -> Schema:
     """The schema of samples whose values are given field by field.
 
     :param strict: as for :func:`infer_schema`.
@@ -56,7 +57,7 @@ class _Inference:
         return self.columns(names, columns_of(maps, names, frozenset(names)), depth, inside_list=inside_list)
 
     def columns(
-        self, names: Sequence[str], columns: Sequence[Sequence[Any]], depth: int, *, inside_list: bool
+        self, names: Sequence[str], columns: Sequence[Sequence[Any] | NumberArray], depth: int, *, inside_list: bool
     ) -> tuple[tuple[str, Field], ...]:
         fields = []
         for name, values in zip(names, columns, strict=True):
@@ -66,7 +67,9 @@ class _Inference:
                 raise misfit.under(name) from None
         return tuple(fields)
 
-    def field(self, values: Sequence[Any], depth: int, *, inside_list: bool) -> Field:
+    def field(self, values: Sequence[Any] | NumberArray, depth: int, *, inside_list: bool) -> Field:
+        if isinstance(values, NumberArray):
+            return Field(values.dtype, values.shape, values.valid is not None)
         kinds = kinds_of(values)
         if "null" in kinds and len(kinds) > 1:
             rows = [row for row, value in enumerate(values) if value is not None]

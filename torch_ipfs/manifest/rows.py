@@ -38,11 +38,13 @@ from torch_ipfs.manifest.values import Misfit, Typed, describe, dtype_of, kind_o
 
 __all__ = ["array_from_values", "arrays_from_columns", "arrays_from_rows", "infer_schema", "shard_from_rows"]
 
-Values = Sequence[Any]
+Values = Sequence[Any] | NumberArray
+"""The values of one field for many samples. Where they are one array already, they are given as that."""
+_List = Sequence[Any]
 
 
 def shard_from_rows(
-    samples: Values, schema: Schema, *, first_position: int, cid: CID | None, columns: Iterable[str] | None = None
+    samples: _List, schema: Schema, *, first_position: int, cid: CID | None, columns: Iterable[str] | None = None
 ) -> Shard:
     """Decoded samples as a shard.
 
@@ -62,7 +64,7 @@ def shard_from_rows(
     return Shard(len(samples), read, wanted)
 
 
-def arrays_from_rows(samples: Values, schema: Schema, known: frozenset[str] | None = None) -> dict[str, Array]:
+def arrays_from_rows(samples: _List, schema: Schema, known: frozenset[str] | None = None) -> dict[str, Array]:
     """The array of each of the schema's fields.
 
     :param known: names of all fields that samples may have, where ``schema`` holds a selection of them.
@@ -78,6 +80,10 @@ def array_from_values(values: Values, field: Field) -> Array:
 
     :raises Misfit: for a value that does not fit.
     """
+    if isinstance(values, NumberArray):
+        if values.valid is None and values.dtype == field.dtype and values.shape == field.shape:
+            return NumberArray(values.dtype, np.ascontiguousarray(values.values))
+        values = _as_values(values)
     if field.dtype == "any":
         return ValueArray(list(values))
     if type(None) not in set(map(type, values)) and field.dtype != "null":
@@ -97,7 +103,19 @@ def array_from_values(values: Values, field: Field) -> Array:
         raise Misfit(rows[misfit.row], misfit.reason, misfit.path) from None
 
 
-def _array(values: Values, field: Field) -> Array:
+def _as_values(array: NumberArray) -> list[Any]:
+    """An array's rows one by one, for a field that is not just like it."""
+    if STORAGE[array.dtype].name == array.dtype:
+        return [value if present else None for value, present in _rows(array)]
+    return [Typed(array.dtype, np.asarray(value)) if present else None for value, present in _rows(array)]
+
+
+def _rows(array: NumberArray) -> Iterable[tuple[Any, bool]]:
+    valid = np.ones(len(array), dtype=np.bool_) if array.valid is None else array.valid
+    return zip(array.values, valid.tolist(), strict=True)
+
+
+def _array(values: _List, field: Field) -> Array:
     """The array of values none of which is ``None``."""
     if field.numeric:
         return _ragged(values, field) if None in field.shape else NumberArray(field.dtype, _tensors(values, field))
@@ -110,7 +128,7 @@ def _array(values: Values, field: Field) -> Array:
     return _structs(values, field)
 
 
-def _expect(kind: str, values: Values, field: Field) -> None:
+def _expect(kind: str, values: _List, field: Field) -> None:
     if kinds_of(values) <= {kind}:
         return
     row = next(row for row, value in enumerate(values) if kind_of(type(value)) != kind)
@@ -126,7 +144,7 @@ def _offsets(lengths: Iterable[int], count: int) -> npt.NDArray[np.int64]:
     return offsets
 
 
-def _text(values: Values) -> BinaryArray:
+def _text(values: _List) -> BinaryArray:
     _expect("text", values, Field("text"))
     joined = "".join(values)
     if joined.isascii():
@@ -140,13 +158,13 @@ def _text(values: Values) -> BinaryArray:
     return BinaryArray("text", _offsets(map(len, encoded), len(encoded)), memoryview(b"".join(encoded)))
 
 
-def _binary(values: Values, field: Field) -> BinaryArray:
+def _binary(values: _List, field: Field) -> BinaryArray:
     _expect(field.dtype, values, field)
     encoded = [bytes(value) for value in values]
     return BinaryArray(field.dtype, _offsets(map(len, encoded), len(encoded)), memoryview(b"".join(encoded)))
 
 
-def _lists(values: Values, field: Field, item: Field) -> ListArray:
+def _lists(values: _List, field: Field, item: Field) -> ListArray:
     if kinds_of(values) != {"list"} and any(_length(value) < 0 for value in values):
         _expect("list", values, field)
     offsets = _offsets(map(len, values), len(values))
@@ -157,7 +175,7 @@ def _lists(values: Values, field: Field, item: Field) -> ListArray:
         raise misfit.under(str(misfit.row - int(offsets[row])), row) from None
 
 
-def _structs(values: Values, field: Field) -> StructArray:
+def _structs(values: _List, field: Field) -> StructArray:
     _expect("struct", values, field)
     names = [name for name, _ in field.fields]
     columns = columns_of(values, names, frozenset(names))
@@ -196,7 +214,7 @@ def number_kind(dtype: str) -> str:
     return STORAGE[dtype].kind
 
 
-def _tensors(values: Values, field: Field) -> npt.NDArray[Any]:
+def _tensors(values: _List, field: Field) -> npt.NDArray[Any]:
     """``(rows, *shape)`` in the storage dtype, of values that all have the field's shape."""
     kinds = kinds_of(values)
     if not field.shape and kinds <= _NUMBER_KINDS[number_kind(field.dtype)]:
@@ -214,7 +232,7 @@ def _tensors(values: Values, field: Field) -> npt.NDArray[Any]:
     return tensors
 
 
-def _numbers(values: Values, field: Field) -> npt.NDArray[Any]:
+def _numbers(values: _List, field: Field) -> npt.NDArray[Any]:
     """Python's numbers, of a kind that the dtype takes."""
     carrier = {"b": np.bool_, "f": np.float64, "c": np.complex128}.get(number_kind(field.dtype), STORAGE[field.dtype])
     try:
@@ -235,7 +253,7 @@ def _short(number: Any) -> str:
     return f"an int of {number.bit_length()} bits" if isinstance(number, int) and abs(number) >= 2**80 else str(number)
 
 
-def _nested(values: Values, field: Field) -> npt.NDArray[Any]:
+def _nested(values: _List, field: Field) -> npt.NDArray[Any]:
     """Nested lists of the field's shape, whose dimensions are all known."""
     level, per_row = values, 1
     for size in field.shape:
@@ -268,7 +286,7 @@ def _part(value: Any) -> str:
     return f"a list of {len(value)}" if kind_of(type(value)) == "list" else describe(value)
 
 
-def _stacked(values: Values, field: Field) -> npt.NDArray[Any] | None:
+def _stacked(values: _List, field: Field) -> npt.NDArray[Any] | None:
     """Arrays that all have the field's dtype and shape, as one; ``None`` where they do not."""
     if len({(value.dtype, value.shape) for value in values}) != 1:
         return None
@@ -359,7 +377,7 @@ def _from_list(value: Any, field: Field, row: int) -> npt.NDArray[Any]:
         raise Misfit(row, misfit.reason) from None
 
 
-def _ragged(values: Values, field: Field) -> RaggedArray:
+def _ragged(values: _List, field: Field) -> RaggedArray:
     storage = STORAGE[field.dtype]
     tensors = [_tensor(value, field, row) for row, value in enumerate(values)]
     rank = len(field.shape)

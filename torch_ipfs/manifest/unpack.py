@@ -48,7 +48,7 @@ def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = N
     :param columns: names of the columns to read; all by default.
     :raises ManifestError: when it is not a shard that may be read, or lacks a column, naming ``cid``.
     """
-    view = memoryview(data).toreadonly()
+    view = memoryview(data).cast("B").toreadonly()
     names = None if columns is None else tuple(columns)
     try:
         message, position = _message(view, 0)
@@ -61,6 +61,18 @@ def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = N
         raise ManifestError(f"this is not an Arrow shard that can be read: {error}", cid=cid) from None
     read = {name: to_column(field, array, cid) for (name, field), array in zip(schema.fields, arrays, strict=True)}
     return Shard(batch.num_rows, read, schema)
+
+
+def read_stream(data: bytes | memoryview) -> tuple[Schema, dict[str, Array], int]:
+    """An Arrow IPC stream of one record batch as its schema, arrays and number of rows.
+
+    :raises ManifestError: as :func:`unpack`.
+    """
+    view = memoryview(data).cast("B").toreadonly()
+    message, position = _message(view, 0)
+    fields, schema = _fields(message, None)
+    batch = _Batch(view, position)
+    return schema, dict(zip(schema.names, batch.read(fields, schema.names), strict=True)), batch.num_rows
 
 
 def to_column(field: Field, array: Array, cid: CID | None) -> Column:
@@ -193,9 +205,11 @@ class _Batch:
             raise ManifestError(f"{null_count} nulls, which is not what its validity bitmap or its schema says")
         return bits.view(np.bool_) if null_count else None
 
-    def _numbers(self, count: int) -> None:
-        """Steps over the node of numbers in a tensor, which has no nulls."""
-        self._validity(*self._next_node(count), nullable=False)
+    def _numbers(self, count: int, rows: Valid) -> None:
+        """Steps over the node of what a tensor is made of, where nothing is null but under rows that are."""
+        valid = self._validity(*self._next_node(count), nullable=True)
+        if valid is not None and (rows is None or not valid.reshape(len(rows), -1)[rows].all()):
+            raise ManifestError("a tensor with nulls inside")
 
     def _offsets(self, storage: np.dtype[Any], length: int) -> Offsets:
         buffer = self._next_buffer()
@@ -217,7 +231,7 @@ class _Batch:
         count = length
         for size in layout.levels:
             count *= size
-            self._numbers(count)
+            self._numbers(count, valid)
         return _number_array(layout.field, length, self._elements(_storage(layout), count), valid)
 
     def _read_bit(self, layout: Layout, length: int, null_count: int) -> Array:
