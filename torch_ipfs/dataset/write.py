@@ -73,7 +73,7 @@ def write_dataset(
     :raises TransportError: ``out`` cannot be written.
     """
     options = _Options(layout, hash_function, shard_bytes)
-    extras = _extras(name, description, version, created_at, metadata)
+    extras = root_extras(name, description, version, created_at, metadata)
     given = _given_schema(schema)
     source = open_source(samples, columns)
     with open_sink(out) as sink:
@@ -107,14 +107,17 @@ class _Options:
             )
 
 
-def _extras(
+def root_extras(
     name: str | None,
     description: str | None,
     version: str | None,
     created_at: float | str | None,
     metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the root says beside samples and schema."""
+    """What a root says beside samples and schema.
+
+    :raises OptionError: ``metadata`` says what it cannot.
+    """
     named = {"name": name, "description": description, "version": version, "created_at": created_at}
     extras = {key: value for key, value in named.items() if value is not None}
     for key, value in (metadata or {}).items():

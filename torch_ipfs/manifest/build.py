@@ -33,13 +33,16 @@ class ManifestBuilder:
         self._hash_function = hash_function
         self._levels: list[list[dict[str, Any]]] = [[]]
 
-    def add(self, cid: CID, *, count: int, size_bytes: int, form: Literal["arrow", "manifest"]) -> None:
+    def add(self, cid: CID, *, count: int, size_bytes: int | None, form: Literal["arrow", "manifest"]) -> None:
         """The next leaf.
 
         :param count: its samples.
-        :param size_bytes: what its samples take, all blocks together.
+        :param size_bytes: what its samples take, all blocks together; ``None`` where that is not known.
         """
-        self._add({"cid": cid, "count": count, "bytes": size_bytes, "format": form}, 0)
+        entry: dict[str, Any] = {"cid": cid, "count": count, "format": form}
+        if size_bytes is not None:
+            entry["bytes"] = size_bytes
+        self._add(entry, 0)
 
     def add_node(self, node: Mapping[str, Any], *, count: int, size_bytes: int = 0) -> None:
         """The next leaf, which is a node of samples that is yet to be made a block of.
@@ -86,8 +89,10 @@ class ManifestBuilder:
     def _close(self, level: int) -> None:
         children, self._levels[level] = self._levels[level], []
         cid = self._put_block(dag_cbor.encode({"shards": children}))
-        count, size_bytes = (sum(child[key] for child in children) for key in ("count", "bytes"))
-        self._add({"cid": cid, "count": count, "bytes": size_bytes, "format": "manifest"}, level + 1)
+        entry = {"cid": cid, "count": sum(child["count"] for child in children), "format": "manifest"}
+        if all("bytes" in child for child in children):
+            entry["bytes"] = sum(child["bytes"] for child in children)
+        self._add(entry, level + 1)
 
     def _put_block(self, block: bytes) -> CID:
         cid = CID.of(block, "dag-cbor", self._hash_function)
