@@ -1,0 +1,1 @@
+"""Datasets for other frameworks. A bridge knows iterables of numpy batches and a schema, and nothing above."""
