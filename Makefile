@@ -84,7 +84,7 @@ test-lowest: $(STAMP)  ## the tests with the oldest dependencies that setup.cfg 
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e .
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python \
-	    import-linter hypothesis psutil pytest pytest-timeout pytest-xdist scikit-learn
+	    hypothesis import-linter mmh3 psutil pytest pytest-timeout pytest-xdist scikit-learn trustme
 	$(VENV)-lowest/bin/python -m pytest
 
 .PHONY: constraints
