@@ -43,7 +43,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Written]:
         key = (n, layout, shard_bytes, *options.items())
         if key not in made:
             path = folder / f"{len(made)}.car"
-            made[key] = torch_ipfs.write_dataset(columns(n), path, layout=layout, shard_bytes=shard_bytes, **options), str(path)
+            made[key] = (
+                torch_ipfs.write_dataset(rows(n), path, layout=layout, shard_bytes=shard_bytes, **options),
+                str(path),
+            )
         return made[key]
 
     return write

@@ -57,7 +57,9 @@ def test_collate_fn_gets_samples(car: Written, num_workers: int) -> None:
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_the_state_is_of_what_was_received(car: Written, num_workers: int, batch_size: int | None) -> None:
-    loader = make_dataloader(shuffled(car, batch_size), num_workers=num_workers, **({"prefetch_factor": 4} if num_workers else {}))
+    loader = make_dataloader(
+        shuffled(car, batch_size), num_workers=num_workers, **({"prefetch_factor": 4} if num_workers else {})
+    )
     whole = indices(shuffled(car))
     seen: list[int] = []
     for step, item in enumerate(loader):

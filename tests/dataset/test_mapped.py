@@ -68,9 +68,7 @@ def test_workers_and_a_transform(car: Written) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_distributed_sampler_deals_as_the_iterable_does(car: Written, world_size: int, drop_last: bool) -> None:
     for rank in range(world_size):
-        sampler: Any = DistributedSampler(
-            IPFSMapDataset(*car), world_size, rank, shuffle=False, drop_last=drop_last
-        )
+        sampler: Any = DistributedSampler(IPFSMapDataset(*car), world_size, rank, shuffle=False, drop_last=drop_last)
         mapped = indices(DataLoader(IPFSMapDataset(*car), batch_size=5, sampler=sampler))
         iterable = IPFSIterableDataset(*car, rank=rank, world_size=world_size, drop_last=drop_last)
         assert mapped == indices(iterable)

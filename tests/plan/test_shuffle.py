@@ -157,9 +157,9 @@ def test_options_that_cannot_work_are_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("counts", "o", "digest"),
     [
-        ([100] * 10, ShuffleOptions(8, 16, 200), "c05306321f975740"),
-        ([1, 0, 999, 17, 300], ShuffleOptions(3, 5, 64), "6e7f65180699d4fd"),
-        ([50_000], ShuffleOptions(1, 16, 100_000), "d1a787303f7791b6"),
+        ([100] * 10, ShuffleOptions(8, 16, 200), "0970b990d7a49e63"),
+        ([1, 0, 999, 17, 300], ShuffleOptions(3, 5, 64), "8d3fee725f9adc12"),
+        ([50_000], ShuffleOptions(1, 16, 100_000), "b2c8ae32ff44dd47"),
     ],
 )
 def test_the_order_stays_what_it_is_for_years(counts: list[int], o: ShuffleOptions, digest: str) -> None:

@@ -39,9 +39,9 @@ class IPFSStatefulDataLoader(StatefulDataLoader[Any]):
         self.skipped = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # Workers, or the pass in this process, take epoch and start first.
+        epoch, partition = self.dataset.next_pass()
         outputs = DataLoader.__iter__(self)
-        epoch, partition = self.dataset.begin_received_pass()
+        self.dataset.use_up_start()
         self._receiving = _Receiving(self, outputs, epoch, partition)
         return self._receiving
 

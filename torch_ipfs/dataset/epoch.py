@@ -26,6 +26,10 @@ _SUBSTITUTES_TRIED_TOGETHER = 64
 log = logging.getLogger(__name__)
 
 
+Unreadable = tuple[int, TorchIPFSError]
+"""A sample's index, and why it could not be had."""
+
+
 @dataclass(slots=True)
 class Skipped:
     """Samples that could not be had: how many, and the first of them."""
@@ -33,10 +37,8 @@ class Skipped:
     count: int = 0
     first: str = ""
 
-    def add(self, sample: int, error: TorchIPFSError) -> None:
-        if self.count == 0:
-            self.first = f"sample {sample}: {error}"
-            log.warning("a sample cannot be read and is left out or replaced: %s", self.first)
+    def add(self, unreadable: Unreadable) -> None:
+        self.first = self.first or f"sample {unreadable[0]}: {unreadable[1]}"
         self.count += 1
 
     def merge(self, other: Skipped) -> None:
@@ -49,14 +51,23 @@ class Step:
     """What was read at one step, or, where samples are given out one by one, at several.
 
     :param rows: the samples that could be had.
-    :param places: which positions of the step they are at, shape (len(rows),); ``None`` where all could be had.
+    :param places: which positions of the step they are at, shape (len(rows),); ``None`` where all are there.
     :param length: positions of the step.
+    :param errors: what became of the other positions, and of those that have a substitute.
     """
 
     rows: Rows
     length: int
     places: Int64s | None = None
-    skipped: Skipped = field(default_factory=Skipped)
+    errors: dict[int, Unreadable] = field(default_factory=dict)
+
+    def skipped(self, start: int, end: int) -> Skipped:
+        """What could not be had at positions ``start`` to ``end``."""
+        skipped = Skipped()
+        for place in sorted(self.errors):
+            if start <= place < end:
+                skipped.add(self.errors[place])
+        return skipped
 
 
 class EpochShare:
@@ -82,6 +93,7 @@ class EpochShare:
         self._group = group
         self._stream = BatchStream(reader, self._plan(partition, topology))
         self._substitutes: list[BatchStream] = []
+        self._warned = False
 
     def _plan(self, partition: Partition, topology: Topology) -> Iterator[tuple[Int64s, Iterable[int]]]:
         for steps, positions in partition.runs(topology, _RUN_POSITIONS):
@@ -105,13 +117,14 @@ class EpochShare:
             place = min(rows.errors)
             rows.errors[place].add_note(f"while reading sample {rows.samples[place]} of {self.reader.manifest.root}")
             raise rows.errors[place]
-        skipped = Skipped()
-        for place in sorted(rows.errors):
-            skipped.add(int(rows.samples[place]), rows.errors[place])
+        errors = {place: (int(rows.samples[place]), rows.errors[place]) for place in sorted(rows.errors)}
+        if not self._warned:
+            self._warned = True
+            log.warning("sample %d cannot be read and is skipped or replaced: %s", *next(iter(errors.values())))
         if self._on_error == "substitute":
-            return Step(self._substituted(rows), len(rows), skipped=skipped)
+            return Step(self._substituted(rows), len(rows), errors=errors)
         good = np.flatnonzero(rows.slots >= 0)
-        return Step(Rows(rows.samples[good], rows.slots[good], rows.rows[good]), len(rows), good, skipped)
+        return Step(Rows(rows.samples[good], rows.slots[good], rows.rows[good]), len(rows), good, errors)
 
     def close(self) -> None:
         """Cancel what is in flight. May be called twice."""

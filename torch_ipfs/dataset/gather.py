@@ -23,8 +23,10 @@ Int64s = npt.NDArray[np.int64]
 
 _ADDRESS_SPACE_BYTES = 2**48
 _MAX_ADDRESSED_ROW_BYTES = 2**15 - 1
-"""Above this numpy would hold the view for too big; a Python loop over rows costs little against copying them."""
+"""Above this numpy would hold the view for too big; a line of Python a row costs little against copying it."""
 _NULL_PAGE_BYTES = 4096
+_ROWS_WORTH_A_SLICE = 16
+"""Rows that lie one after the other are copied as one: worth a line of Python for so many of them."""
 
 
 class _AddressSpace:
@@ -79,12 +81,17 @@ class Gather:
         """
         if len(rows) and (bool((rows >= self._num_rows[slots]).any()) or int(rows.min()) < 0):
             raise IndexError("a row lies outside of its shard")
-        if 0 < self._row_bytes <= _MAX_ADDRESSED_ROW_BYTES:
-            addresses = rows * self._row_bytes
-            addresses += self._address[slots]
-            taken = _rows_at_every_address(self._row_bytes)[addresses]
-            return taken.view(self._dtype).reshape(len(rows), *self._shape)
         out = np.empty((len(rows), *self._shape), dtype=self._dtype)
-        for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
-            out[i] = self._arrays[slot][row]  # type: ignore[index]  # set for each slot that has rows
-        return out
+        if out.nbytes == 0:
+            return out
+        addresses = rows * self._row_bytes
+        addresses += self._address[slots]
+        breaks = np.flatnonzero(addresses[1:] - addresses[:-1] != self._row_bytes) + 1
+        if len(breaks) * _ROWS_WORTH_A_SLICE < len(rows) or self._row_bytes > _MAX_ADDRESSED_ROW_BYTES:
+            starts = [0, *breaks.tolist()]
+            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+                row = rows[start]
+                out[start:end] = self._arrays[slots[start]][row : row + end - start]  # type: ignore[index]
+            return out
+        taken = _rows_at_every_address(self._row_bytes)[addresses]
+        return taken.view(self._dtype).reshape(out.shape)

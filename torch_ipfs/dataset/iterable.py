@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.dataset.collate import collate_samples, rows_of
-from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError, Skipped
+from torch_ipfs.dataset.collate import collate_samples, rows_of, split
+from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError, Skipped, Step
 from torch_ipfs.dataset.opening import Opening, checked_columns
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
-from torch_ipfs.dataset.reader import Rows
+from torch_ipfs.dataset.reader import Reader, Rows
 from torch_ipfs.dataset.shared import SharedControl, SharedCounters
 from torch_ipfs.errors import ManifestError, OptionError, ResumeError
 from torch_ipfs.manifest.tree import Manifest
@@ -27,7 +28,9 @@ from torch_ipfs.plan.shuffle import Order, ShuffleOptions
 
 Transform = Callable[[Any], Any]
 
-_GROUP_ROWS = 256
+_GROUP_ROWS = 4096
+_GROUP_BYTES = 2**20
+_LINKED_GROUP_ROWS = 32
 
 
 class IPFSIterableDataset(IterableDataset[Any]):
@@ -209,7 +212,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         reader.forget_broken()
         order = Order(reader.manifest.root_node, reader.manifest.num_samples, options, self.seed, epoch)
         reader.counters = self._counters.of_this_process()
-        share = EpochShare(reader, partition, topology, order, on_error=self.on_error, group=self._group())
+        share = EpochShare(reader, partition, topology, order, on_error=self.on_error, group=self._group(reader))
         current = _Pass(self, share, partition, epoch, topology.num_workers)
         self._pass = weakref.ref(current)
         return current
@@ -229,11 +232,13 @@ class IPFSIterableDataset(IterableDataset[Any]):
             self.manifest.num_samples, self.batch_size or 1, world_size, start, drop_last=self.drop_last, pad=self.pad
         )
 
-    def _group(self) -> int:
-        """Steps read together: samples given out one by one are still gathered many at a time, but not too many bytes."""
-        if self.batch_size is not None:
-            return 1
-        return min(_GROUP_ROWS, 2 * self.manifest.shard_rows)
+    def _group(self, reader: Reader) -> int:
+        """Steps read together: what is gathered at once is split up for less than gathering it piece by piece costs."""
+        rows = min(_GROUP_ROWS, max(1, _GROUP_BYTES // reader.row_bytes))
+        if reader.is_linked:
+            # Nothing is given out before all of a group has come over the network.
+            rows = min(rows, _LINKED_GROUP_ROWS)
+        return max(1, rows // (self.batch_size or 1))
 
     def with_batch_size(self, batch_size: int) -> IPFSIterableDataset:
         """This dataset in batches of ``batch_size``. The two share epoch and position.
@@ -257,10 +262,14 @@ class IPFSIterableDataset(IterableDataset[Any]):
         other.collate_fn, other.for_loader = collate_fn, True
         return other
 
-    def begin_received_pass(self) -> tuple[int, Partition]:
-        """Epoch and steps of the pass that the workers of a counting loader begin now. What was loaded is used up by it."""
-        start, self._start = self._start, 0
-        return self._epoch, self._partition(this_topology(self._ranks, self._parents_ranks).world_size, start)
+    def next_pass(self) -> tuple[int, Partition]:
+        """Epoch and steps of the pass that begins next."""
+        world_size = this_topology(self._ranks, self._parents_ranks).world_size
+        return self._epoch, self._partition(world_size, self._start)
+
+    def use_up_start(self) -> None:
+        """Workers have begun a pass where a loaded state stands: the one after it begins at the beginning."""
+        self._start = 0
 
     # Pickling and copying: no pass travels, and a spawned worker, which knows no process group, is told its ranks.
 
@@ -284,7 +293,9 @@ class _Pass:
         self._partition, self._num_workers, self._for_loader = partition, num_workers, dataset.for_loader
         self._share = share
         self._rounds = 0
-        self._outputs = _samples(dataset, share) if dataset.batch_size is None else _batches(dataset, share)
+        self._outputs = (
+            _samples(dataset, share) if dataset.batch_size is None else _batches(dataset, share, dataset.batch_size)
+        )
         self.epoch = epoch
         self.skipped = Skipped()
         self._any = False
@@ -354,27 +365,47 @@ def _batch(dataset: IPFSIterableDataset, share: EpochShare, rows: Rows) -> Any:
     return batch if dataset.batch_transform is None else dataset.batch_transform(batch)
 
 
-def _batches(dataset: IPFSIterableDataset, share: EpochShare) -> Iterator[Output]:
+def _batches(dataset: IPFSIterableDataset, share: EpochShare, batch_size: int) -> Iterator[Output]:
     for step in share:
-        if len(step.rows) == 0:
-            yield Output(None, False, step.skipped)
-        else:
-            yield Output(_batch(dataset, share, step.rows), True, step.skipped)
+        if step.errors or dataset.transform is not None or dataset.collate_fn is not None:
+            yield from _batches_one_by_one(dataset, share, step, batch_size)
+            continue
+        for batch in split(share.reader.batch(step.rows), len(step.rows), batch_size):
+            yield Output(_transformed(dataset, batch), True, _NONE_SKIPPED)
+
+
+def _batches_one_by_one(
+    dataset: IPFSIterableDataset, share: EpochShare, step: Step, batch_size: int
+) -> Iterator[Output]:
+    places = np.arange(step.length) if step.places is None else step.places
+    for start in range(0, step.length, batch_size):
+        first, end = np.searchsorted(places, (start, start + batch_size)).tolist()
+        value = _batch(dataset, share, step.rows[first:end]) if end > first else None
+        yield Output(value, end > first, step.skipped(start, start + batch_size))
+
+
+def _batch(dataset: IPFSIterableDataset, share: EpochShare, rows: Rows) -> Any:
+    batch: Any = share.reader.batch(rows)
+    if dataset.transform is not None or dataset.collate_fn is not None:
+        samples: list[Any] = rows_of(batch, len(rows))
+        if dataset.transform is not None:
+            samples = [dataset.transform(sample) for sample in samples]
+        batch = dataset.collate_fn(samples) if dataset.collate_fn else collate_samples(samples, share.reader.schema)
+    return _transformed(dataset, batch)
+
+
+def _transformed(dataset: IPFSIterableDataset, batch: Any) -> Any:
+    return batch if dataset.batch_transform is None else dataset.batch_transform(batch)
 
 
 def _samples(dataset: IPFSIterableDataset, share: EpochShare) -> Iterator[Output]:
     for step in share:
-        samples = rows_of(share.reader.batch(step.rows), len(step.rows))
-        places = range(step.length) if step.places is None else step.places.tolist()
-        skipped = step.skipped
-        at = 0
-        for place, sample in zip(places, samples, strict=True):
-            for _ in range(at, place):
+        samples = iter(rows_of(share.reader.batch(step.rows), len(step.rows)))
+        there = None if step.places is None else set(step.places.tolist())
+        for place in range(step.length):
+            skipped = step.skipped(place, place + 1) if step.errors else _NONE_SKIPPED
+            if there is not None and place not in there:
                 yield Output(None, False, skipped)
-                skipped = _NONE_SKIPPED
-            value = sample if dataset.transform is None else dataset.transform(sample)
-            yield Output(value, True, skipped)
-            skipped, at = _NONE_SKIPPED, place + 1
-        for _ in range(at, step.length):
-            yield Output(None, False, skipped)
-            skipped = _NONE_SKIPPED
+                continue
+            sample = next(samples)
+            yield Output(sample if dataset.transform is None else dataset.transform(sample), True, skipped)

@@ -82,13 +82,12 @@ def shards_of_rows(
         ([i], value) for i, value in enumerate(values) if isinstance(value, TorchIPFSError)
     ]
     if readable:
+        good, first = [values[i] for i in readable], samples[readable[0]]
         try:
-            together = shard_from_rows(
-                [values[i] for i in readable], schema, first_position=samples[readable[0]], cid=cid
-            )
+            together = shard_from_rows(good, schema, first_position=first, cid=cid, columns=columns)
             results.append((readable, together))
         except SampleError:
-            results += [([i], _shard_of_row(values[i], samples[i], schema, cid)) for i in readable]
+            results += [([i], _shard_of_row(values[i], samples[i], schema, columns, cid)) for i in readable]
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.tree import Manifest, resolve_root
+
+
+_PASSWORD = re.compile(r"//[^/@]*@")
 
 
 def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -43,7 +47,9 @@ class Opening:
     @property
     def source_name(self) -> str:
         """The source as errors and logs may show it."""
-        return str(getattr(self._store or self._source, "source", type(self._source).__name__))
+        if isinstance(self._source, str | os.PathLike | list | tuple):
+            return _PASSWORD.sub("//", str(self._source))
+        return str(getattr(self._source, "source", type(self._source).__name__))
 
     @property
     def store(self) -> Blockstore:

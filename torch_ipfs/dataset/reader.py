@@ -18,7 +18,15 @@ import numpy.typing as npt
 from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
-from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, sample_value, shard_of, shards_of_rows
+from torch_ipfs.dataset.leaves import (
+    BROKEN,
+    dataset_schema,
+    first_leaf,
+    link_of,
+    sample_value,
+    shard_of,
+    shards_of_rows,
+)
 from torch_ipfs.dataset.shards import ShardTable
 from torch_ipfs.dataset.shared import BLOCKS, SAMPLES, SHARDS
 from torch_ipfs.errors import TorchIPFSError
@@ -28,7 +36,8 @@ from torch_ipfs.manifest.tree import Leaf, Manifest
 
 Int64s = npt.NDArray[np.int64]
 
-LOOKAHEAD_ROWS = 65_536
+_TYPICAL_SHARD_BYTES = 2**20
+_LOOKAHEAD_ROWS = 65_536
 """How far the plan is looked through for blocks to ask for; the store bounds what is in flight."""
 
 
@@ -56,6 +65,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __getitem__(self, part: slice) -> Rows:
+        """Some of them, none of which is in error."""
+        return Rows(self.samples[part], self.slots[part], self.rows[part])
 
 
 @dataclass(slots=True)
@@ -85,6 +98,20 @@ class Reader:
         self._leaves: dict[int, Leaf | _ByRow] = {}
         self._broken: dict[int, TorchIPFSError] = {}
         self.counters: Int64s = np.zeros(3, dtype=np.int64)
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the dataset's first samples are blocks of their own."""
+        leaf = first_leaf(self.manifest)
+        return leaf is not None and leaf.format == "samples"
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a sample takes in memory."""
+        fields = [field for _, field in self.table.schema.fields]
+        if all(field.fixed for field in fields):
+            return sum(field.row_bytes for field in fields) or 1
+        return max(1, _TYPICAL_SHARD_BYTES // self.manifest.shard_rows)
 
     def locate(self, samples: Int64s) -> Rows:
         """Where ``samples`` lie. Reads nodes of the manifest, no shards."""
@@ -241,7 +268,7 @@ class BatchStream:
                 request = self._requests.popleft()
                 self._asked.append(request)
                 yield request[2]
-            elif self._looked_rows >= LOOKAHEAD_ROWS or not self._look():
+            elif self._looked_rows >= _LOOKAHEAD_ROWS or not self._look():
                 return
 
     def _receive(self) -> None:

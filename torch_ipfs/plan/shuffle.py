@@ -8,7 +8,7 @@ Two steps, each a bijection of [0, N), each keyed by (seed, epoch) alone:
 2. *The tree* (``TreeOrder``) lays the shards' rows end to end to make that line: at each node of the manifest the children
    are permuted, so a place is found by descending, and only the nodes on the way are read.
 
-Permutations are the ranks of raw 64-bit words of numpy's Philox, a counter-based bit generator whose stream numpy promises
+Permutations are a stable sort of raw words of numpy's Philox, a counter-based bit generator whose stream numpy promises
 to keep (NEP 19): the key is (seed, epoch), the counter says what is permuted. Nothing depends on Generator methods, which
 may change between versions.
 """
@@ -35,27 +35,30 @@ _KEPT_CHILDREN = 4 * 2**20
 _MOST_WINDOWS = 1024
 _RESERVED_ROWS = 2**26
 _WINDOW, _CHILDREN = 1, 2
+_DIGIT = np.uint64(0xFFFF)
+_TWO_DIGIT_ROWS = 2**15
+"""Above this, more than one pair in 2**32 would be expected to be equal."""
 
 
 def permutation(size: int, seed: int, epoch: int, kind: int, place: tuple[int, int]) -> Int64s:
     """A permutation of [0, size), the same on every machine and numpy.
 
-    The index is packed into the low bits of each random word, so keys are unique and any sort gives the same answer.
+    It is the order in which a stable sort puts random words, 16 bits at a time from the lowest on, for which numpy has a
+    radix sort: 3 ns a row a pass, a tenth of sorting 64-bit words. Equal words stay in their order, so enough bits are
+    looked at for them to be rare.
 
     :param kind: what is permuted, so that two uses never share a stream.
     :param place: two numbers below 2**64 that tell the uses of one kind apart.
     """
     if size < 2:
         return np.zeros(size, dtype=np.int64)
-    index_bits = (size - 1).bit_length()
     bits = np.random.Philox(key=(seed % 2**64) << 64 | epoch % 2**64, counter=[0, kind, place[0], place[1]])
     words = bits.random_raw(size)
-    words >>= np.uint64(index_bits)
-    words <<= np.uint64(index_bits)
-    words |= np.arange(size, dtype=np.uint64)
-    words.sort()
-    words &= np.uint64(2**index_bits - 1)
-    return words.view(np.int64)
+    order = np.argsort((words & _DIGIT).astype(np.uint16), kind="stable")
+    for shift in (16, 32) if size > _TWO_DIGIT_ROWS else (16,):
+        digits = (words >> np.uint64(shift) & _DIGIT).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
