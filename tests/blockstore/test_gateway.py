@@ -1,9 +1,48 @@
 from __future__ import annotations
 
-from tests.network.gateways import CID_0, DATA_0, block, gateway, holding
-from tests.network.staged import Asked, Connection
+from collections.abc import Iterator
 
-# What is asked
+import pytest
+
+from tests.network.gateways import CID_0, DATA_0, block, gateway, holding
+from tests.network.nodes import KuboNode
+from tests.network.staged import Asked, Connection, forward, serving
+from torch_ipfs.blockstore.gateway import GatewayBlockstore
+from torch_ipfs.blockstore.kubo import KuboBlockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import TransportError
+from torch_ipfs.testing import BlockstoreConformance
+
+
+@pytest.mark.kubo
+class TestGatewayBlockstore(BlockstoreConformance):
+    """Before a real node's gateway, with a proxy between that can forge."""
+
+    writable = False
+    listable = False
+    window_bytes = 8 * 4 * 2**20  # CIDs are taken ahead; no more than the window is asked for
+
+    @pytest.fixture
+    def store(self, empty_node: KuboNode) -> Iterator[GatewayBlockstore]:
+        node = KuboBlockstore(empty_node.rpc)
+        node.put_many(self.blocks())
+        node.close()
+        self.forged: dict[str, bytes] = {}
+
+        def service(asked: Asked, connection: Connection) -> None:
+            if asked.cid in self.forged:
+                connection.answer(self.forged[asked.cid])
+            else:
+                status, headers, body = forward(empty_node.gateway, asked)
+                connection.answer(body, status, headers)
+
+        with serving(service) as proxy:
+            store = GatewayBlockstore(proxy.url, in_flight=4, retries=0)
+            yield store
+            store.close()
+
+    def forge(self, store: GatewayBlockstore, cid: CID, data: bytes) -> None:
+        self.forged[str(cid)] = data
 
 
 def test_a_block_is_asked_for_as_the_spec_says():
@@ -31,3 +70,17 @@ def test_connections_are_kept():
     with gateway(holding(blocks)) as (store, server):
         assert [store.get(cid) for cid in blocks] == list(blocks.values())
         assert server.connections == 1
+
+
+def test_what_it_counts():
+    blocks = dict(block(i) for i in range(10))
+    with gateway(holding(blocks)) as (store, _):
+        list(store.get_many(blocks))
+        assert store.stats() == {"requests": 10, "retries": 0, "blocks": 10, "bytes": 10_000, "hash_mismatches": 0}
+
+
+def test_it_reads_only():
+    store = GatewayBlockstore("http://127.0.0.1:1")
+    for write in (lambda: store.put(CID_0, DATA_0), lambda: store.put_many([(CID_0, DATA_0)]), store.cids):
+        with pytest.raises(TransportError):
+            write()

@@ -12,7 +12,16 @@ import pytest
 from tests.network.gateways import CID_0, DATA_0, DEADLINE_S, block, first, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
-from torch_ipfs.errors import BlockNotFound, BlockRefused, BlockTooLarge, HashMismatch, TorchIPFSError, TransportError
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import (
+    BlockNotFound,
+    BlockRefused,
+    BlockTooLarge,
+    CodecError,
+    HashMismatch,
+    TorchIPFSError,
+    TransportError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -227,3 +236,11 @@ def test_nothing_is_unpacked(encoding: str):
         with pytest.raises(TransportError, match=encoding):
             store.get(CID_0)
         assert len(server.asked) == 1
+
+
+def test_a_block_whose_hash_cannot_be_checked_is_not_asked_for():
+    with gateway(holding({})) as (store, server):
+        for multihash in (b"\xd5\x01\x10" + bytes(16), b"\x12\x13" + bytes(19)):  # md5, and 19 bytes of sha2-256
+            with pytest.raises(CodecError):
+                store.get(CID.from_multihash("raw", multihash))
+        assert server.asked == []

@@ -168,8 +168,10 @@ def test_a_store_that_is_forgotten_leaves_nothing_behind(no_leaks: None):
         store = GatewayBlockstore(server.url)
         assert next(store.get_many([CID_0])) == DATA_0
         del store
-        gc.collect()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("torch_ipfs")]
+        deadline = time.monotonic() + DEADLINE_S
+        while left := [thread for thread in threading.enumerate() if thread.name.startswith("torch_ipfs")]:
+            assert time.monotonic() < deadline, left
+            gc.collect()
 
 
 def test_constructing_pickling_and_forking_start_nothing():
@@ -199,10 +201,3 @@ def test_an_iterator_that_a_fork_copies_fails_in_the_child_and_goes_on_in_the_pa
         process.join(DEADLINE_S)
         assert process.exitcode == 42
         assert list(answers) == [data for _, data in blocks[1:]]
-
-
-def test_it_reads_only():
-    store = GatewayBlockstore("http://127.0.0.1:1")
-    for write in (lambda: store.put(CID_0, DATA_0), lambda: store.put_many([(CID_0, DATA_0)]), store.cids):
-        with pytest.raises(TransportError):
-            write()

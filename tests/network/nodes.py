@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 READY_S = 60.0
 """How long a daemon may take to be ready; it takes a tenth of a second on an idle machine."""
 
@@ -123,6 +125,9 @@ class KuboNode:
     def suspended(self) -> Iterator[None]:
         """The daemon does not run, though its sockets are open: connections are half-open, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + READY_S
+        while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, "the daemon does not stop"
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,16 @@ def kubo_node(kubo_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     node.start()
     yield node
     node.stop()
+
+
+@pytest.fixture
+def empty_node(kubo_node: KuboNode) -> KuboNode:
+    """The session's node, without a pin, and with no block but the empty directory that its MFS is."""
+    for cid, pin in json.loads(kubo_node.call("pin/ls")).get("Keys", {}).items():
+        if pin["Type"] != "indirect":
+            kubo_node.call("pin/rm", cid)
+    kubo_node.call("repo/gc")
+    return kubo_node
 
 
 @pytest.fixture

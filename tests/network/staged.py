@@ -116,6 +116,7 @@ class StagedServer:
         with suppress(OSError):  # wakes accept()
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join()  # no client is accepted from here on
         for client in tuple(self._clients):
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)

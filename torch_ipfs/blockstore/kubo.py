@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S = 60.0
-IMPORT_TIMEOUT_S = 600.0
 
 _PATIENCE_S = 5.0
 """A node is told when to give up a search, and has this much longer to say so."""
@@ -127,18 +126,21 @@ class KuboBlockstore:
         """``put`` for each pair, in CARs of some megabytes. What was put before an error is kept, and nothing is pinned."""
         import_blocks(self._transport, blocks)
 
-    def import_car(
-        self, file: StrPath | BinaryIO, *, pin_roots: bool = True, timeout_s: float = IMPORT_TIMEOUT_S
-    ) -> list[CID]:
-        """Put all blocks of a CAR file (v1, or v2 from Kubo 0.41 on), and pin its roots with all that they reach.
+    def import_car(self, file: StrPath | BinaryIO, *, pin_roots: bool = True) -> list[CID]:
+        """Put all blocks of a CAR file (v1, or v2 from Kubo 0.41 on), and pin those of its roots that the node then holds.
 
-        :param file: a path, or a file that is open for reading bytes; it is read in another thread.
-        :param timeout_s: how long the node may take for the next piece, and at the end to pin.
-        :return: the roots that the CAR's header names, where they are to be pinned.
-        :raises TransportError: the node could not be reached, or says that it cannot read the CAR or pin a root; blocks that
-            came before that may be kept.
+        :param file: a path, or a file that is open for reading bytes, which another thread then reads.
+        :return: the roots that the CAR's header names.
+        :raises CodecError: the file is no CAR.
+        :raises TransportError: the node could not be reached, cannot read the CAR, or took no more of it for ``timeout_s``;
+            blocks that came before that may be kept.
+        :raises BlockNotFound: below a root a block is missing, which no peer gave either; the root is not pinned.
         """
-        return import_car(self._transport, file, pin_roots=pin_roots, timeout_s=timeout_s)
+        roots = import_car(self._transport, file, self.options.timeout_s)
+        for root in roots:
+            if pin_roots and self.has(root):
+                self.pin(root)
+        return roots
 
     def cids(self) -> Iterator[CID]:
         """Raw CIDs: the node keeps multihashes alone."""
@@ -188,11 +190,7 @@ class KuboBlockstore:
         self._ask(cid, lambda node: node.pin.rm(str(cid)))
 
     def pins(self) -> dict[CID, str]:
-        found: dict[CID, str] = {}
-        for kind in ("recursive", "direct"):
-            keys = self._ask(None, lambda node: node.pin.ls(type=kind).as_json()["Keys"] or {})  # noqa: B023
-            found |= {CID.parse(text): kind for text in keys}
-        return found
+        return self._pins("recursive") | self._pins("direct")
 
     def id(self) -> str:
         """The node's peer id."""
@@ -217,6 +215,13 @@ class KuboBlockstore:
         timeout_ms = max(1, round(self.options.timeout_s * 1000))
         argument = "" if cid is None else f"&arg={cid}"
         return Request("POST", f"/{name}", f"timeout={timeout_ms}ms{argument}{options}", cid=cid)
+
+    def _pins(self, kind: str) -> dict[CID, str]:
+        def read(node: Any) -> dict[CID, str]:
+            keys = node.pin.ls(type=kind).as_json().get("Keys")  # left out where there are none
+            return {CID.parse(text): kind for text in keys or ()}
+
+        return self._ask(None, read)
 
     def _ask(self, cid: CID | None, command: Callable[[Any], T]) -> T:
         """The result of a call of ipfshttpclient's. Each call has a connection of its own, so threads may call at once."""

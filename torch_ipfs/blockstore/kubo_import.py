@@ -1,7 +1,7 @@
 """Blocks into a Kubo node: its ``dag/import`` takes CARs, in a multipart form.
 
-It checks hashes, stores blocks, and can pin the CAR's roots at the end. It is no transaction; a root that cannot be pinned
-is told of inside an answer whose status is 200, and only the statistics at its end show that all has been read.
+It checks hashes and is no transaction. Only the statistics at the end of its answer show that it has read everything. It could
+pin the roots, too, but would look for what the CAR lacks among its peers without an end, all pins locked meanwhile.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block, verify
-from torch_ipfs.blockstore.kubo_answer import told, values
+from torch_ipfs.blockstore.kubo_answer import values
 from torch_ipfs.blockstore.retry import Later
 from torch_ipfs.blockstore.transport import Request, Transport
 from torch_ipfs.codec import car
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_BLOCKS = 8192
-_PIECE_BYTES = 2**20
-_ANSWER_BYTES = 16 * 2**20
-_QUERY = "stats=true&pin-roots="
+_PIECE_BYTES = 256 * 2**10
+_ANSWER_BYTES = 2**20
 
 
 def import_blocks(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> None:
@@ -41,22 +41,20 @@ def import_blocks(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> 
     for batch in _batches(transport, blocks):
         file = io.BytesIO()
         car.write(file, [], batch)
-        head, foot, headers = _form()
-        request = Request("POST", "/dag/import", f"{_QUERY}false", headers, body=head + file.getvalue() + foot)
+        form = _Form()
+        request = form.request(partial(form.of_bytes, file.getbuffer()))
         answer = transport.run(lambda session: transport.body(session, request, _ANSWER_BYTES))  # noqa: B023 - run now
         _check(answer, transport.endpoint.source)
 
 
-def import_car(transport: Transport, file: StrPath | BinaryIO, *, pin_roots: bool, timeout_s: float) -> list[CID]:
-    """Send a CAR file, piece by piece, and check that it was all read, and its roots pinned where that was asked for."""
+def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float) -> list[CID]:
+    """Send a CAR file piece by piece; the roots that its header names."""
     with ExitStack() as stack:
         if isinstance(file, str | os.PathLike):
             file = stack.enter_context(Path(file).open("rb"))
         start = _Recorder(file)
         roots = car.read_header(cast(IO[bytes], start))
-        answer = transport.run(
-            lambda session: _send(transport, session, start.recorded, file, pin_roots=pin_roots, timeout_s=timeout_s)
-        )
+        answer = transport.run(lambda session: _send(transport, session, start.recorded, file, timeout_s))
     _check(answer, transport.endpoint.source)
     return roots
 
@@ -84,23 +82,16 @@ def _batches(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> Itera
 
 
 async def _send(
-    transport: Transport,
-    session: aiohttp.ClientSession,
-    start: bytes,
-    file: BinaryIO,
-    *,
-    pin_roots: bool,
-    timeout_s: float,
+    transport: Transport, session: aiohttp.ClientSession, start: bytes, file: BinaryIO, timeout_s: float
 ) -> bytes:
     """The answer to a CAR that is sent while it is read, once."""
     loop = asyncio.get_running_loop()
     source = transport.endpoint.source
+    form = _Form()
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            head, foot, headers = _form()
-            pieces = _pieces(head + start, file, foot, lambda: limit.reschedule(loop.time() + timeout_s))
-            query = f"{_QUERY}{'true' if pin_roots else 'false'}"
-            request = Request("POST", "/dag/import", query, headers, body=pieces)
+            pieces = form.of_file(start, file, lambda: limit.reschedule(loop.time() + timeout_s))
+            request = form.request(lambda: pieces)
             async with transport.answer(session, request) as response:
                 return await transport.bounded(response, request, _ANSWER_BYTES)
     except Later as failure:
@@ -109,28 +100,36 @@ async def _send(
         raise TransportError(f"the node took no more of the CAR for {timeout_s:g} s", source=source) from None
 
 
-async def _pieces(start: bytes, file: BinaryIO, end: bytes, taken: Callable[[], None]) -> AsyncIterator[bytes]:
-    """What is sent; ``taken`` is told each time the node wants more."""
-    yield start
-    while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+class _Form:
+    """A multipart form with one file."""
+
+    def __init__(self) -> None:
+        boundary = uuid.uuid4().hex
+        self._headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        self._head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file.car"\r\n'
+            "Content-Type: application/vnd.ipld.car\r\n\r\n"
+        ).encode()
+        self._foot = f"\r\n--{boundary}--\r\n".encode()
+
+    def request(self, body: Callable[[], AsyncIterator[bytes]]) -> Request:
+        return Request("POST", "/dag/import", "stats=true&pin-roots=false", self._headers, body=body)
+
+    async def of_bytes(self, data: memoryview) -> AsyncIterator[bytes]:
+        """The form around bytes."""
+        yield self._head
+        for start in range(0, len(data), _PIECE_BYTES):
+            yield bytes(data[start : start + _PIECE_BYTES])
+        yield self._foot
+
+    async def of_file(self, start: bytes, file: BinaryIO, taken: Callable[[], None]) -> AsyncIterator[bytes]:
+        """The form around ``start`` and the rest of a file; ``taken`` is told each time that more is wanted."""
+        yield self._head + start
+        while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+            taken()
+            yield piece
         taken()
-        yield piece
-    taken()
-    yield end
-
-
-def _form() -> tuple[bytes, bytes, dict[str, str]]:
-    """What stands before and after the file in a multipart form, and the request's headers."""
-    boundary = uuid.uuid4().hex
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file.car"\r\n'
-        "Content-Type: application/vnd.ipld.car\r\n\r\n"
-    )
-    return (
-        head.encode(),
-        f"\r\n--{boundary}--\r\n".encode(),
-        {"Content-Type": f"multipart/form-data; boundary={boundary}"},
-    )
+        yield self._foot
 
 
 class _Recorder:
@@ -147,12 +146,6 @@ class _Recorder:
 
 
 def _check(answer: bytes, source: str) -> None:
-    """:raises TransportError: the node did not say that it read everything, or says that it could not pin a root."""
-    found: list[dict[str, Any]] = values(answer, source)
-    for value in found:
-        root = value.get("Root") or {}
-        if words := root.get("PinErrorMsg"):
-            cid = (root.get("Cid") or {}).get("/")
-            raise told(f"pin the root {cid}: {words}", None, source)
-    if not any("Stats" in value for value in found):
+    """:raises TransportError: the node does not say that it has read everything."""
+    if not any("Stats" in value for value in values(answer, source)):
         raise TransportError("the node broke off before it had read the whole CAR", source=source)

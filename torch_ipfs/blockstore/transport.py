@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -34,6 +34,7 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _COMES_LATER = frozenset((408, 425, 429))
 _NEVER_COMES = frozenset((501, 505))
 _EXCERPT_BYTES = 4096
+_SHA2_256_PREFIX = b"\x12\x20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Request:
 
     :param path: below the endpoint's own.
     :param cid: the block or DAG that it is about, for errors.
-    :param body: where it is an iterator, the request can be made once only.
+    :param body: makes what is sent, in pieces, for each attempt anew.
     """
 
     method: str
@@ -50,7 +51,7 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     cid: CID | None = None
-    body: bytes | AsyncIterator[bytes] | None = None
+    body: Callable[[], AsyncIterator[bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +141,14 @@ class Transport:
         """The block of ``cid``, which is what the answer's body must be.
 
         :raises HashMismatch: it is not.
+        :raises CodecError: its hash cannot be checked; it is not asked for then.
         :raises BlockTooLarge: it has more bytes than the options allow; what is beyond was not read.
         :raises TransportError: no attempt brought an answer.
         """
         identity = identity_block(cid)
         if identity is not None:
             return identity
+        _check_hash(cid, self.endpoint.source)
         limit_bytes = self.options.max_block_bytes
         data = await self.body(session, request, limit_bytes)
         try:
@@ -237,7 +240,7 @@ class Transport:
                 request.method,
                 url,
                 headers=headers,
-                data=request.body,
+                data=request.body and request.body(),
                 allow_redirects=False,
                 proxy=_environment_proxy(url.scheme, url.host or ""),
             )
@@ -290,6 +293,12 @@ class Transport:
     def broken(self, message: str, request: Request) -> TransportError:
         """The error of a source that will not do better when it is asked again."""
         return TransportError(message, cid=request.cid, source=self.endpoint.source)
+
+
+def _check_hash(cid: CID, source: str) -> None:
+    if not cid.multihash.startswith(_SHA2_256_PREFIX):
+        with suppress(HashMismatch):
+            verify(cid, b"", source)  # raises where the function or the digest's length is not allowed
 
 
 @asynccontextmanager
