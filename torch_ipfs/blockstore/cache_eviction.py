@@ -18,7 +18,7 @@ MOST_WALKS = 3
 """Walks for one block. More would mean that all that is found is used again before its turn comes."""
 
 
-MOST_SPARE_BYTES = 2**20
+MOST_SPARE_BYTES = 2**16
 """Room that a process counts as taken before it is, at most; a thousandth of the limit where that is less."""
 
 
@@ -34,6 +34,7 @@ class CacheEviction:
         self._evicted = evicted
         self._mutex = threading.Lock()
         self._spare_bytes = 0
+        self._unwritten_bytes = 0
         self._oldest: deque[CacheEntry] = deque()
 
     def reserve(self, size_bytes: int, limit_bytes: int) -> bool:
@@ -41,21 +42,35 @@ class CacheEviction:
 
         Room for further small blocks is counted with it, so that not each of them is.
 
-        :returns: whether it does; if not, nothing is counted.
+        :returns: whether it does; if not, nothing is counted. Otherwise :meth:`written` or :meth:`release` has to follow.
         :raises OSError: the journal cannot be kept.
         """
         with self._mutex:
-            if size_bytes <= self._spare_bytes:
-                self._spare_bytes -= size_bytes
-                return True
-            extra_bytes = min(MOST_SPARE_BYTES, limit_bytes >> 10)
-            if size_bytes < extra_bytes and self._count(size_bytes + extra_bytes, limit_bytes):
-                self._spare_bytes += extra_bytes
-                return True
-            return self._count(size_bytes, limit_bytes)
+            spare_bytes = min(MOST_SPARE_BYTES, limit_bytes >> 10)
+            if size_bytes > self._spare_bytes:
+                if size_bytes < spare_bytes and self._count(spare_bytes, limit_bytes):
+                    self._spare_bytes += spare_bytes
+                elif not self._count(size_bytes, limit_bytes):
+                    return False
+                else:
+                    self._spare_bytes += size_bytes
+            self._spare_bytes -= size_bytes
+            self._unwritten_bytes += size_bytes
+            return True
+
+    def written(self, size_bytes: int) -> None:
+        """What was reserved is there."""
+        with self._mutex:
+            self._unwritten_bytes -= size_bytes
 
     def release(self, size_bytes: int) -> None:
-        """Take back what was reserved and not written.
+        """What was reserved was not written; the room is there for the next block."""
+        with self._mutex:
+            self._unwritten_bytes -= size_bytes
+            self._spare_bytes += size_bytes
+
+    def removed(self, size_bytes: int) -> None:
+        """A block was removed that is not to be made room with.
 
         :raises OSError: the journal cannot be kept.
         """
@@ -69,30 +84,30 @@ class CacheEviction:
         with self._mutex:
             return self._usage.total() - self._spare_bytes
 
-    def close(self) -> None:
-        """Give back the room that was not used.
+    def give_back(self) -> None:
+        """Let others have the room that was counted and not used.
 
         :raises OSError: the journal cannot be kept.
         """
         with self._mutex:
-            spare_bytes, self._spare_bytes = self._spare_bytes, 0
-            if spare_bytes:
-                self._usage.add(-spare_bytes)
+            if self._spare_bytes:
+                self._usage.add(-self._spare_bytes)
+                self._spare_bytes = 0
 
     def _count(self, size_bytes: int, limit_bytes: int) -> bool:
-        if self._usage.add(size_bytes) <= limit_bytes or self._make_room(limit_bytes):
+        if self._usage.add(size_bytes) <= limit_bytes or self._make_room(limit_bytes, size_bytes):
             return True
         self._usage.add(-size_bytes)
         return False
 
-    def _make_room(self, limit_bytes: int) -> bool:
+    def _make_room(self, limit_bytes: int, coming_bytes: int) -> bool:
         walks = 0
         while (total := self._usage.total()) > limit_bytes:
             if self._oldest:
                 self._evict(self._oldest.popleft())
             elif walks < MOST_WALKS:
                 walks += 1
-                self._walk()
+                self._walk(coming_bytes)
             else:
                 return False
         return total <= limit_bytes
@@ -107,9 +122,9 @@ class CacheEviction:
             self._usage.add(-entry.size_bytes)
             self._evicted(entry.multihash_hex)
 
-    def _walk(self) -> None:
+    def _walk(self, coming_bytes: int) -> None:
         self._files.sweep()
-        self._usage.recount()
+        self._usage.recount(coming_bytes + self._spare_bytes + self._unwritten_bytes)
         entries = sorted(self._files.walk())
         enough = sum(entry.size_bytes for entry in entries) // 4
         for entry in entries:

@@ -25,6 +25,8 @@ from torch_ipfs.blockstore.base import Block
 LONGEST_MULTIHASH_BYTES = 120
 """What a file's name has room for, in hexadecimal."""
 
+YOUNG_S = 10.0
+
 LONGEST_TOUCH_PERIOD_NS = 600 * 10**9
 
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
@@ -149,9 +151,15 @@ class CacheFiles:
         return being_written + sum(entry.size_bytes for entry in self.walk())
 
     def sweep(self) -> None:
-        """Remove what dead processes left half-written: a file that nobody holds a lock of."""
+        """Remove what dead processes left half-written: files that nobody holds a lock of.
+
+        A young file may be one that its writer has made but not locked yet.
+        """
+        oldest_s = time.time() - YOUNG_S
         for file in _scan(self.temporary):
             with suppress(OSError):
+                if file.stat().st_mtime > oldest_s:
+                    continue
                 fd = os.open(file.path, os.O_RDWR | os.O_CLOEXEC)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,12 +61,13 @@ class CacheUsage:
         with self._mutex:
             return self._add(difference_bytes)
 
-    def recount(self) -> None:
+    def recount(self, reserved_bytes: int) -> None:
         """Count what is there and put the sum right, unless another process is at it.
 
-        What came while it was counted counts in any case, and what went does not: the sum may be too high after that, by so
-        much, not too low.
+        What came while it was counted counts in any case, and what went does not, which makes the sum rather too high than too
+        low. What other processes have counted and not begun to write is lost: for each the block that it writes.
 
+        :param reserved_bytes: what this process has counted and not written yet.
         :raises OSError: the journal or the folder cannot be read.
         """
         if not self._claims.claim(_RECOUNTING):
@@ -79,7 +80,7 @@ class CacheUsage:
             with self._mutex:
                 came = self._came_since(before)
                 if came is not None:
-                    self._add(counted + came - self._read.total_bytes)
+                    self._add(counted + reserved_bytes + came - self._read.total_bytes)
         finally:
             self._claims.release(_RECOUNTING)
 

@@ -108,6 +108,10 @@ class CachedBlockstore:
         reads = CachedReads(self._here().blocks, self._window_bytes)
         return reads.answers(cids, return_exceptions=return_exceptions)
 
+    def at_hand(self, cid: CID) -> Block | None:
+        """The block, if the cache has it and need not hash much for it; the store below is not asked."""
+        return self._here().blocks.at_hand(cid.multihash)
+
     def has(self, cid: CID) -> bool:
         """Whether the cache or the store below holds ``cid``."""
         return identity_block(cid) is not None or self._here().disk.has(cid.multihash) or self._store.has(cid)

@@ -78,7 +78,6 @@ class CachedReads:
     def _ask_below(self, request: _CachedRequest) -> None:
         identity = identity_block(request.cid)
         if identity is None:
-            self._ahead.expect(request)
             self._fetcher.ask(request)
         else:
             request.answer_now(identity)
@@ -145,7 +144,7 @@ class CachedReads:
         self._release(request.multihash)
         # A large block is given out as a map of the cache's file, and takes up no memory until then.
         is_mapped = request.is_kept and len(answer) >= MAPPED_BYTES
-        self._ahead.settle(request, None if is_mapped else answer, len(answer))
+        self._ahead.settle(request, None if is_mapped else answer)
         if self._ahead.is_full:
             self._release_all()
             self._ahead.keep_back(lambda awaited: not awaited.settled)
@@ -170,5 +169,6 @@ class CachedReads:
         self._ahead.close()
         self._fetcher.close()
         self._release_all()
+        self._disk.give_back()
         if self._hashing is not None:
             self._hashing.shutdown(cancel_futures=True)

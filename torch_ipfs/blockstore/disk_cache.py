@@ -67,7 +67,6 @@ class DiskCache:
         self._no_writes_until = 0.0
         self._mutex = threading.Lock()
         self._is_swept = False
-        self._has_warned = False
 
     @property
     def is_writable(self) -> bool:
@@ -161,6 +160,7 @@ class DiskCache:
         except OSError:
             self._eviction.release(len(data))
             raise
+        self._eviction.written(len(data))
         self._remember(multihash, (status.st_ino, status.st_mtime_ns, status.st_size))
 
     def total_bytes(self) -> int:
@@ -177,18 +177,22 @@ class DiskCache:
         except OSError:
             return 0
 
-    def close(self) -> None:
-        """Let go of the blocks at hand, and of room that was not used. Blocks that were given out stay whole."""
+    def give_back(self) -> None:
+        """Let others have the room that was counted for this process and is not used."""
         with suppress(OSError):
-            self._eviction.close()
+            self._eviction.give_back()
+
+    def close(self) -> None:
+        """Let go of what is at hand. Blocks that were given out stay whole."""
+        self.give_back()
         self._maps.clear()
         self._copies.clear()
 
     def _limit(self) -> int:
         if self._limit_bytes is None:
-            self._files.make_folders()
-            disk = shutil.disk_usage(self._files.folder)
-            self._limit_bytes = min(disk.total // 10, (disk.free + self._eviction.total()) // 2)
+            folder = self._files.folder
+            disk = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir()))
+            self._limit_bytes = min(disk.total // 10, (disk.free + self.total_bytes()) // 2)
         return self._limit_bytes
 
     def _remember(self, multihash: bytes, identity: Identity) -> None:
@@ -204,7 +208,7 @@ class DiskCache:
             self.bad_blocks += 1
         if self._files.remove(name):
             try:
-                self._eviction.release(size)
+                self._eviction.removed(size)
             except OSError as error:
                 self._warn("written", error)
 
@@ -216,16 +220,19 @@ class DiskCache:
             self.evictions += 1
 
     def _warn(self, what: str, error: OSError) -> None:
-        """Once for each process and store: what works without the cache need not be told again and again."""
-        with self._mutex:
-            has_warned, self._has_warned = self._has_warned, True
-        if not has_warned:
-            reason = errno.errorcode.get(error.errno or 0, "error")
-            logger.warning(
-                "the cache in %s cannot be %s (%s: %s); going on without it, tried again every %.0f s",
-                self._files.folder,
-                what,
-                reason,
-                error.strerror,
-                NO_WRITES_S,
-            )
+        folder = str(self._files.folder)
+        if folder in _WARNED_OF:
+            return
+        _WARNED_OF.add(folder)
+        logger.warning(
+            "the cache in %s cannot be %s (%s: %s); going on without it, writing is tried again every %.0f s",
+            folder,
+            what,
+            errno.errorcode.get(error.errno or 0, "error"),
+            error.strerror,
+            NO_WRITES_S,
+        )
+
+
+_WARNED_OF: set[str] = set()
+"""Folders that were warned of. A forked child inherits it: eight workers need not repeat what their parent said."""

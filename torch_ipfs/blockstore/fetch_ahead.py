@@ -37,13 +37,12 @@ FAREWELL_S = 1.0
 class Request:
     """A block that is wanted. It is settled once it has an answer, or once its place of answer is known."""
 
-    __slots__ = ("answer", "cid", "held_bytes", "is_expected", "settled")
+    __slots__ = ("answer", "cid", "held_bytes", "settled")
 
     def __init__(self, cid: CID) -> None:
         self.cid = cid
         self.answer: Answer | None = None
         self.settled = False
-        self.is_expected = False
         self.held_bytes = 0
 
     def answer_now(self, answer: Answer) -> None:
@@ -60,8 +59,8 @@ class Ahead(Generic[R]):
 
     ``changed`` guards all requests, and is notified whenever one is settled.
 
-    :param window_bytes: most bytes of answers that are held, or expected: a block that is asked for counts as the mean of those
-        that came, or as the last one if that was larger.
+    :param window_bytes: most bytes of answers that are held or asked for; each request counts as the mean of the blocks that
+        were given out, or as the last one if that was larger.
     """
 
     def __init__(self, window_bytes: int) -> None:
@@ -69,8 +68,7 @@ class Ahead(Generic[R]):
         self.awaited: R | None = None
         self._window_bytes = window_bytes
         self._held_bytes = 0
-        self._expected = 0
-        self._came_blocks = self._came_bytes = 0
+        self._given_blocks = self._given_bytes = 0
         self._block_bytes = GUESSED_BYTES
         self._pending: deque[R] = deque()
         self._failure: Exception | None = None
@@ -87,36 +85,21 @@ class Ahead(Generic[R]):
         """Whether the answers hold as many bytes as they may."""
         return self._held_bytes >= self._window_bytes
 
-    def expect(self, request: R) -> None:
-        """Count a request that a thread is about to be asked."""
-        with self.changed:
-            request.is_expected = True
-            self._expected += 1
-
     def hold(self, request: R, size_bytes: int) -> None:
         """Count bytes that are held for a request until it is given out."""
         with self.changed:
             request.held_bytes += size_bytes
             self._held_bytes += size_bytes
 
-    def settle(self, request: R, answer: Answer | None, size_bytes: int = 0) -> None:
-        """Answer a request, or (``None``) say that its answer is to be got when it is given out. The first answer stays.
-
-        :param size_bytes: what the block takes, where one was fetched.
-        """
+    def settle(self, request: R, answer: Answer | None) -> None:
+        """Answer a request, or (``None``) say that its answer is to be got when it is given out. The first answer stays."""
         with self.changed:
             if request.settled:
                 return
             request.answer = answer
             request.settled = True
-            if request.is_expected:
-                self._expected -= 1
-            if size_bytes:
-                self._came_blocks += 1
-                self._came_bytes += size_bytes
-                self._block_bytes = max(size_bytes, self._came_bytes // self._came_blocks)
-                if answer is not None:
-                    self.hold(request, size_bytes)
+            if answer is not None and not isinstance(answer, BaseException) and not request.held_bytes:
+                self.hold(request, len(answer))
             self.changed.notify_all()
 
     def keep_back(self, is_awaited: Callable[[R], bool]) -> None:
@@ -147,7 +130,7 @@ class Ahead(Generic[R]):
                 self._await(request)
                 answer = finish(request)
                 self._await(None)
-            self._give_out(request)
+            self._give_out(request, answer)
             if isinstance(answer, BaseException) and not (return_exceptions and isinstance(answer, TorchIPFSError)):
                 raise answer
             yield answer
@@ -180,14 +163,19 @@ class Ahead(Generic[R]):
             return False
         if pending[0].settled and (made >= 2 or len(pending) >= SETTLED_AHEAD):
             return True
-        return len(pending) >= MOST_AHEAD or self._held_bytes + self._expected * self._block_bytes >= self._window_bytes
+        return self.is_full or len(pending) >= min(MOST_AHEAD, self._window_bytes // self._block_bytes)
 
     def _await(self, request: R | None) -> None:
         with self.changed:
             self.awaited = request
             self.changed.notify_all()
 
-    def _give_out(self, request: R) -> None:
+    def _give_out(self, request: R, answer: Answer) -> None:
+        if not isinstance(answer, BaseException):
+            size_bytes = len(answer)
+            self._given_blocks += 1
+            self._given_bytes += size_bytes
+            self._block_bytes = max(1, size_bytes, self._given_bytes // self._given_blocks)
         if request.held_bytes:
             with self.changed:
                 self._held_bytes -= request.held_bytes

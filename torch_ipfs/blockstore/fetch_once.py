@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch_ipfs.blockstore.base import Block, Blockstore, identity_block
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
 from torch_ipfs.blockstore.fetch_ahead import source_of
+from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TransportError
@@ -59,9 +60,17 @@ class FetchOnce:
     def read(self, multihash: bytes) -> Block | None:
         """The block, if it is in the cache."""
         block = self.disk.read(multihash)
-        assert not isinstance(block, Unchecked)
-        if block is not None:
-            self.count_hit(len(block))
+        if block is None or isinstance(block, Unchecked):
+            return None
+        self.count_hit(len(block))
+        return block
+
+    def at_hand(self, multihash: bytes) -> Block | None:
+        """The block, if it is in the cache and is small or checked."""
+        block = self.disk.read(multihash, most_unchecked_bytes=INLINE_BYTES)
+        if block is None or isinstance(block, Unchecked):
+            return None
+        self.count_hit(len(block))
         return block
 
     def keep(self, multihash: bytes, block: Block) -> bool:
