@@ -33,7 +33,7 @@ def same(one: Any, other: Any) -> bool:
 def test_an_error_survives(kind: type[errors.TorchIPFSError], cid: str | None, source: str | None) -> None:
     error = kind("expected this, found that", cid=cid, source=source)
     assert (error.cid, error.source) == (cid, source)
-    assert same(pickle.loads(pickle.dumps(error)), error)  # noqa: S301
+    assert same(pickle.loads(pickle.dumps(error)), error)
     assert same(kind(str(error)), error)
     assert error.reason == kind(str(error)).reason == "expected this, found that"
 

@@ -39,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Written]:
     folder = tmp_path_factory.mktemp("written")
     made: dict[Any, Written] = {}
 
-    def write(n: int = N, layout: str = "packed", shard_bytes: int = 1500, **options: Any) -> Written:
+    def write(n: int = N, layout: Any = "packed", shard_bytes: int = 1500, **options: Any) -> Written:
         key = (n, layout, shard_bytes, *options.items())
         if key not in made:
             path = folder / f"{len(made)}.car"

@@ -58,7 +58,7 @@ def test_collate_fn_gets_samples(car: Written, num_workers: int) -> None:
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_the_state_is_of_what_was_received(car: Written, num_workers: int, batch_size: int | None) -> None:
     loader = make_dataloader(
-        shuffled(car, batch_size), num_workers=num_workers, **({"prefetch_factor": 4} if num_workers else {})
+        shuffled(car, batch_size), num_workers=num_workers, prefetch_factor=4 if num_workers else None
     )
     whole = indices(shuffled(car))
     seen: list[int] = []
@@ -141,7 +141,7 @@ def test_a_plain_stateful_dataloader_resumes_at_the_same_workers(car: Written) -
             loader: Any = StatefulDataLoader(shuffled(car), batch_size=None, num_workers=num_workers)
             running = iter(loader)
             seen = indices([next(running) for _ in range(stop)])
-            state = pickle.loads(pickle.dumps(loader.state_dict()))  # noqa: S301
+            state = pickle.loads(pickle.dumps(loader.state_dict()))
             del running
             again: Any = StatefulDataLoader(shuffled(car), batch_size=None, num_workers=num_workers)
             again.load_state_dict(state)

@@ -61,7 +61,7 @@ class TestSamples:
 
     def test_only_the_columns_asked_for_are_there(self, car: Written, layout: str, written: Write) -> None:
         assert set(next(iter(IPFSIterableDataset(*written(layout=layout), columns=["name"])))) == {"name"}
-        with pytest.raises(torch_ipfs.OptionError, match="'nme'.*'index', 'features', 'name'"):
+        with pytest.raises(torch_ipfs.OptionError, match=r"'nme'.*'index', 'features', 'name'"):
             next(iter(IPFSIterableDataset(*car, columns=["nme"])))
 
 
@@ -170,7 +170,7 @@ class TestSharedOut:
     def test_a_spawned_worker_has_its_parents_rank(self, car: Written, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", "1")
         monkeypatch.setenv("WORLD_SIZE", "2")
-        travelled = pickle.loads(pickle.dumps(IPFSIterableDataset(*car)))  # noqa: S301
+        travelled = pickle.loads(pickle.dumps(IPFSIterableDataset(*car)))
         monkeypatch.setenv("RANK", "0")
         assert indices(travelled)[:2] == [0, 2], "outside of a worker the process's own rank counts"
 
@@ -184,7 +184,7 @@ class TestEpochs:
             alone.append(indices(dataset))
         for method in ("fork", "spawn"):
             dataset.set_epoch(0)
-            loader = DataLoader(
+            loader: Any = DataLoader(
                 dataset, batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context=method
             )
             for epoch in (0, 2, 1):
@@ -235,10 +235,10 @@ class TestState:
         for _ in range(3):
             next(running)
         state = dataset.state_dict()
-        for options in ({}, {"persistent_workers": True}):
+        for persistent in (False, True):
             resumed = IPFSIterableDataset(*car, batch_size=8, shuffle=True)
             resumed.load_state_dict(state)
-            loader: Any = DataLoader(resumed, batch_size=None, num_workers=2, **options)
+            loader: Any = DataLoader(resumed, batch_size=None, num_workers=2, persistent_workers=persistent)
             assert indices(loader) == whole[24:]
             assert indices(loader) == whole
             resumed.load_state_dict(state)
@@ -301,7 +301,7 @@ class TestWhatIsWrong:
     def test_the_constructor_reads_nothing(self, tmp_path: Path) -> None:
         dataset = IPFSIterableDataset("bafkqaaa", str(tmp_path / "missing.car"))
         copy.copy(dataset)
-        pickle.loads(pickle.dumps(dataset))  # noqa: S301
+        pickle.loads(pickle.dumps(dataset))
         assert "missing.car" in repr(dataset)
         with pytest.raises(torch_ipfs.TorchIPFSError, match=r"missing\.car"):
             len(dataset)
@@ -309,7 +309,7 @@ class TestWhatIsWrong:
     def test_an_empty_dataset_is_empty(self, tmp_path: Path) -> None:
         cid = torch_ipfs.write_dataset([], tmp_path / "empty.car")
         for options in ({}, {"batch_size": 4}, {"shuffle": True}, {"rank": 1, "world_size": 2}):
-            dataset = IPFSIterableDataset(cid, str(tmp_path / "empty.car"), **options)  # type: ignore[arg-type]
+            dataset = IPFSIterableDataset(cid, str(tmp_path / "empty.car"), **options)
             assert len(dataset) == 0
             assert list(dataset) == []
 

@@ -112,12 +112,10 @@ def test_the_position_after_the_last_step_is_the_end() -> None:
     assert p.positions(0, 2).tolist() == [8, 9]
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"batch_size": 0}, {"batch_size": 1, "start": 11}, {"batch_size": 1, "start": -1}]
-)
-def test_what_cannot_work_is_refused(arguments: dict[str, int]) -> None:
+@pytest.mark.parametrize(("batch_size", "start"), [(0, 0), (1, 11), (1, -1)])
+def test_what_cannot_work_is_refused(batch_size: int, start: int) -> None:
     with pytest.raises(OptionError):
-        Partition(10, **arguments)
+        Partition(10, batch_size, start=start)
 
 
 @pytest.mark.parametrize("place", [(2, 2), (-1, 2), (0, 0), (0, 1, 3, 3), (0, 1, 0, 0)])

@@ -63,10 +63,16 @@ def rows_of(batch: Batch, num_rows: int) -> list[Sample]:
 
 def _column_rows(column: Any, num_rows: int) -> list[Any]:
     if isinstance(column, torch.Tensor):
-        return list(torch.unbind_copy(column))
+        return _unbound(column)
     if isinstance(column, dict):
         return rows_of(column, num_rows)
     return list(column)
+
+
+def _unbound(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The parts of the first dimension, each copied into memory of its own by one call."""
+    parts: Any = torch.unbind_copy(tensor)  # type: ignore[func-returns-value]  # torch's stub forgets what it returns
+    return list(parts)
 
 
 def split(batch: Batch, num_rows: int, batch_size: int) -> list[Batch]:
@@ -86,7 +92,7 @@ def _column_parts(column: Any, num_rows: int, batch_size: int) -> list[Any]:
     whole = num_rows - num_rows % batch_size
     if not isinstance(column, torch.Tensor):
         return [column[at : at + batch_size] for at in range(0, num_rows, batch_size)]
-    parts = list(torch.unbind_copy(column[:whole].unflatten(0, (-1, batch_size))))
+    parts = _unbound(column[:whole].reshape(-1, batch_size, *column.shape[1:]))
     return parts if whole == num_rows else [*parts, column[whole:].clone()]
 
 

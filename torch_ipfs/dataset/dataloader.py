@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -14,8 +15,9 @@ from torch.utils.data.dataloader import (
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from torch_ipfs.dataset.epoch import Skipped
-from torch_ipfs.dataset.iterable import IPFSIterableDataset, Output, report_skipped
-from torch_ipfs.errors import ManifestError, OptionError
+from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.dataset.passes import Output, report_skipped
+from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.partition import Partition
 
 
@@ -23,7 +25,7 @@ def _as_it_is(output: Output) -> Output:
     return output
 
 
-class IPFSStatefulDataLoader(StatefulDataLoader[Any]):
+class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torchdata has no types
     """What :func:`make_dataloader` gives.
 
     Workers send, for each step, what it gave and what was left out, so that order, state and counts are exact whatever
@@ -35,17 +37,17 @@ class IPFSStatefulDataLoader(StatefulDataLoader[Any]):
     def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
         options.setdefault("persistent_workers", num_workers > 0)
         super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
-        self._receiving: _Receiving | None = None
-        self.skipped = 0
+        self.received: Received | None = None
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        epoch, partition = self.dataset.next_pass()
-        outputs = DataLoader.__iter__(self)
+    def __iter__(self) -> Iterator[Any]:
+        received = Received(*self.dataset.next_pass())
+        # torch's iterator in one process costs as much as reading a small batch.
+        outputs = DataLoader.__iter__(self) if self.num_workers or self.pin_memory else iter(self.dataset)
         self.dataset.use_up_start()
-        self._receiving = _Receiving(self, outputs, epoch, partition)
-        return self._receiving
+        self.received = received
+        return _Receiving(outputs, received)
 
-    def _get_iterator(self) -> _BaseDataLoaderIter:  # type: ignore[override]
+    def _get_iterator(self) -> _BaseDataLoaderIter:
         # torch's own iterators: those of torchdata fetch a state from every worker at every step.
         kind = _MultiProcessingDataLoaderIter if self.num_workers else _SingleProcessDataLoaderIter
         return kind(self)
@@ -53,16 +55,21 @@ class IPFSStatefulDataLoader(StatefulDataLoader[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def skipped(self) -> int:
+        """Samples of the latest pass that could not be had, so far."""
+        return 0 if self.received is None else self.received.skipped.count
+
     def set_epoch(self, epoch: int) -> None:
         """As :meth:`IPFSIterableDataset.set_epoch`."""
         self.dataset.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands: after what it has received, whatever workers have prefetched. Under 1 KiB."""
-        receiving = self._receiving
-        if receiving is None or receiving.epoch != self.dataset.epoch:
+        received = self.received
+        if received is None or received.epoch != self.dataset.epoch:
             return self.dataset.state_dict()
-        return self.dataset.state_at(receiving.epoch, receiving.position)
+        return self.dataset.state_at(received.epoch, received.position)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from ``state_dict`` in the next pass; at any batch size, number of workers or ranks, source and machine.
@@ -70,56 +77,65 @@ class IPFSStatefulDataLoader(StatefulDataLoader[Any]):
         :raises ResumeError: as :meth:`IPFSIterableDataset.load_state_dict` does.
         """
         self.dataset.load_state_dict(state_dict)
-        self._receiving = None
+        self.received = None
 
     def close(self) -> None:
         """End persistent workers. A later pass starts them anew."""
-        iterator, self._iterator = self._iterator, None
+        iterator = self._iterator
+        self._iterator: _BaseDataLoaderIter | None = None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()  # noqa: SLF001 - torch has no public way to end them
 
 
-class _Receiving:
-    """One pass as the training loop sees it, counted as it is received."""
+@dataclass(slots=True)
+class Received:
+    """How far a pass has come, as the training loop has received it.
 
-    def __init__(
-        self, loader: IPFSStatefulDataLoader, outputs: Iterator[Output], epoch: int, partition: Partition
-    ) -> None:
-        self._loader, self._outputs, self._partition = loader, outputs, partition
-        self._steps = 0
-        self._any = False
-        self._skipped = Skipped()
-        self.epoch = epoch
-        loader.skipped = 0
+    :param ended: whether it has been received to its end.
+    """
+
+    epoch: int
+    partition: Partition
+    steps: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
+    ended: bool = False
 
     @property
     def position(self) -> int:
-        return self._partition.position_after(self._steps)
+        return self.partition.position_after(self.steps)
+
+
+class _Receiving:
+    """One pass as the training loop sees it, counted as it is received. Nothing of the loader's holds it: dropped, it ends."""
+
+    def __init__(self, outputs: Iterator[Output], received: Received) -> None:
+        self._outputs, self._received = outputs, received
+        self._any = False
 
     def __iter__(self) -> _Receiving:
         return self
 
     def __next__(self) -> Any:
+        received = self._received
         while True:
             try:
                 output = next(self._outputs)
             except StopIteration:
                 self._end()
                 raise
-            self._steps += 1
+            received.steps += 1
             if output.skipped.count:
-                self._skipped.merge(output.skipped)
-                self._loader.skipped = self._skipped.count
+                received.skipped.merge(output.skipped)
             if output.has_value:
                 self._any = True
                 return output.value
 
     def _end(self) -> None:
-        skipped, self._skipped = self._skipped, Skipped()
-        if skipped.count:
-            report_skipped(skipped)
-            if not self._any:
-                raise ManifestError(f"no sample of the epoch could be read; the first was {skipped.first}")
+        received = self._received
+        if received.ended:
+            return
+        received.ended = True
+        report_skipped(received.skipped, nothing_left=not self._any)
 
 
 def make_dataloader(

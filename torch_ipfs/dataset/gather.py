@@ -91,7 +91,7 @@ class Gather:
             starts = [0, *breaks.tolist()]
             for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
                 row = rows[start]
-                out[start:end] = self._arrays[slots[start]][row : row + end - start]  # type: ignore[index]
+                out[start:end] = self._arrays[slots[start]][row : row + end - start]
             return out
         taken = _rows_at_every_address(self._row_bytes)[addresses]
         return taken.view(self._dtype).reshape(out.shape)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.dataset.collate import collate_samples, rows_of, split
-from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError, Skipped, Step
+from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
 from torch_ipfs.dataset.opening import Opening, checked_columns
+from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
-from torch_ipfs.dataset.reader import Reader, Rows
+from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.shared import SharedControl, SharedCounters
-from torch_ipfs.errors import ManifestError, OptionError, ResumeError
+from torch_ipfs.errors import OptionError, ResumeError
 from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.plan.cursor import Cursor
 from torch_ipfs.plan.partition import Partition
@@ -61,7 +57,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def __init__(
         self,
         root: CID | str,
-        source: Blockstore | str | Sequence[str] | None = None,
+        source: Source = None,
         *,
         batch_size: int | None = None,
         shuffle: bool | ShuffleOptions = False,
@@ -103,7 +99,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         self._resumed_shuffle: tuple[ShuffleOptions | None] | None = None
         self._control = SharedControl()
         self._counters = SharedCounters()
-        self._pass: weakref.ref[_Pass] | None = None
+        self._progress: Progress | None = None
 
     # What the dataset is.
 
@@ -154,10 +150,10 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
         What DataLoader workers have done is not known here; ``make_dataloader(...).state_dict()`` knows.
         """
-        current = self._pass() if self._pass is not None else None
-        if current is None:
+        progress = self._progress
+        if progress is None or progress.epoch != self._epoch:
             return self.state_at(self._epoch, self._start)
-        return self.state_at(current.epoch, current.position)
+        return self.state_at(progress.epoch, progress.position)
 
     def state_at(self, epoch: int, position: int) -> dict[str, Any]:
         """The state of a run that stands at ``position`` of ``epoch``: positions that all ranks together have had."""
@@ -188,7 +184,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
                 f"field 'position' of the state is {cursor.position}, but the dataset has {self.manifest.num_samples} samples"
             )
         self._epoch, self._start, self._resumed_shuffle = cursor.epoch, cursor.position, (cursor.shuffle,)
-        self._pass = None
+        self._progress = None
         self._control.publish(self._epoch, self._start, resumed=True)
 
     def _shuffle_options(self) -> ShuffleOptions | None:
@@ -213,9 +209,9 @@ class IPFSIterableDataset(IterableDataset[Any]):
         order = Order(reader.manifest.root_node, reader.manifest.num_samples, options, self.seed, epoch)
         reader.counters = self._counters.of_this_process()
         share = EpochShare(reader, partition, topology, order, on_error=self.on_error, group=self._group(reader))
-        current = _Pass(self, share, partition, epoch, topology.num_workers)
-        self._pass = weakref.ref(current)
-        return current
+        self._progress = Progress(epoch, partition, topology.num_workers)
+        given = Given(self.batch_size, self.transform, self.batch_transform, self.collate_fn)
+        return Pass(share, given, self._progress, outputs=self.for_loader)
 
     def _begin(self) -> tuple[int, int]:
         """Epoch and start of a pass that begins now; the start counts once."""
@@ -254,7 +250,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         return other
 
     def for_receiver(self, collate_fn: Transform | None) -> IPFSIterableDataset:
-        """This dataset for a loader that counts: every step gives an :class:`Output`, also where nothing could be read.
+        """This dataset for a loader that counts: every step gives an ``Output``, also where nothing could be read.
 
         :param collate_fn: list of samples -> batch, in place of the quick way.
         """
@@ -275,137 +271,10 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         ranks = self._parents_ranks if get_worker_info() else found_ranks()
-        return {**self.__dict__, "_pass": None, "_parents_ranks": ranks}
+        return {**self.__dict__, "_progress": None, "_parents_ranks": ranks}
 
 
 def _checked_batch_size(batch_size: int) -> int:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
     return batch_size
-
-
-class _Pass:
-    """The iterator of one pass: steps to samples or batches, counted as they are given out."""
-
-    def __init__(
-        self, dataset: IPFSIterableDataset, share: EpochShare, partition: Partition, epoch: int, num_workers: int
-    ) -> None:
-        self._partition, self._num_workers, self._for_loader = partition, num_workers, dataset.for_loader
-        self._share = share
-        self._rounds = 0
-        self._outputs = (
-            _samples(dataset, share) if dataset.batch_size is None else _batches(dataset, share, dataset.batch_size)
-        )
-        self.epoch = epoch
-        self.skipped = Skipped()
-        self._any = False
-
-    @property
-    def position(self) -> int:
-        """Where the epoch goes on. In one worker of several: where this one does, all else being as now."""
-        return self._partition.position_after(self._rounds * self._num_workers)
-
-    def __iter__(self) -> _Pass:
-        return self
-
-    def __next__(self) -> Any:
-        while True:
-            try:
-                output = next(self._outputs)
-            except StopIteration:
-                self._end()
-                raise
-            except BaseException:
-                self._share.close()
-                raise
-            self._rounds += 1
-            if output.skipped.count:
-                self.skipped.merge(output.skipped)
-            if self._for_loader:
-                return output
-            if output.has_value:
-                self._any = True
-                return output.value
-
-    def _end(self) -> None:
-        self._share.close()
-        skipped, self.skipped = self.skipped, Skipped()
-        if self._for_loader or skipped.count == 0:
-            return
-        report_skipped(skipped)
-        if not self._any and self._num_workers == 1:
-            raise ManifestError(f"no sample of the epoch could be read; the first was {skipped.first}")
-
-
-def report_skipped(skipped: Skipped) -> None:
-    """One warning for an epoch."""
-    message = f"{skipped.count} samples could not be read and were skipped or replaced; the first was {skipped.first}"
-    warnings.warn(message, stacklevel=3)
-
-
-@dataclass(slots=True)
-class Output:
-    """What one step gives out: a sample or a batch, or nothing where all of it was skipped."""
-
-    value: Any
-    has_value: bool
-    skipped: Skipped
-
-
-_NONE_SKIPPED = Skipped()
-
-
-def _batch(dataset: IPFSIterableDataset, share: EpochShare, rows: Rows) -> Any:
-    batch: Any = share.reader.batch(rows)
-    if dataset.transform is not None or dataset.collate_fn is not None:
-        samples: list[Any] = rows_of(batch, len(rows))
-        if dataset.transform is not None:
-            samples = [dataset.transform(sample) for sample in samples]
-        batch = dataset.collate_fn(samples) if dataset.collate_fn else collate_samples(samples, share.reader.schema)
-    return batch if dataset.batch_transform is None else dataset.batch_transform(batch)
-
-
-def _batches(dataset: IPFSIterableDataset, share: EpochShare, batch_size: int) -> Iterator[Output]:
-    for step in share:
-        if step.errors or dataset.transform is not None or dataset.collate_fn is not None:
-            yield from _batches_one_by_one(dataset, share, step, batch_size)
-            continue
-        for batch in split(share.reader.batch(step.rows), len(step.rows), batch_size):
-            yield Output(_transformed(dataset, batch), True, _NONE_SKIPPED)
-
-
-def _batches_one_by_one(
-    dataset: IPFSIterableDataset, share: EpochShare, step: Step, batch_size: int
-) -> Iterator[Output]:
-    places = np.arange(step.length) if step.places is None else step.places
-    for start in range(0, step.length, batch_size):
-        first, end = np.searchsorted(places, (start, start + batch_size)).tolist()
-        value = _batch(dataset, share, step.rows[first:end]) if end > first else None
-        yield Output(value, end > first, step.skipped(start, start + batch_size))
-
-
-def _batch(dataset: IPFSIterableDataset, share: EpochShare, rows: Rows) -> Any:
-    batch: Any = share.reader.batch(rows)
-    if dataset.transform is not None or dataset.collate_fn is not None:
-        samples: list[Any] = rows_of(batch, len(rows))
-        if dataset.transform is not None:
-            samples = [dataset.transform(sample) for sample in samples]
-        batch = dataset.collate_fn(samples) if dataset.collate_fn else collate_samples(samples, share.reader.schema)
-    return _transformed(dataset, batch)
-
-
-def _transformed(dataset: IPFSIterableDataset, batch: Any) -> Any:
-    return batch if dataset.batch_transform is None else dataset.batch_transform(batch)
-
-
-def _samples(dataset: IPFSIterableDataset, share: EpochShare) -> Iterator[Output]:
-    for step in share:
-        samples = iter(rows_of(share.reader.batch(step.rows), len(step.rows)))
-        there = None if step.places is None else set(step.places.tolist())
-        for place in range(step.length):
-            skipped = step.skipped(place, place + 1) if step.errors else _NONE_SKIPPED
-            if there is not None and place not in there:
-                yield Output(None, False, skipped)
-                continue
-            sample = next(samples)
-            yield Output(sample if dataset.transform is None else dataset.transform(sample), True, skipped)

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch, collate_samples, rows_of
 from torch_ipfs.dataset.opening import Opening, checked_columns
@@ -61,7 +61,7 @@ class IPFSMapDataset(Dataset[Any]):
     def __init__(
         self,
         root: CID | str,
-        source: Blockstore | str | Sequence[str] | None = None,
+        source: Source = None,
         *,
         columns: Sequence[str] | None = None,
         transform: Callable[[Any], Any] | None = None,

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch_ipfs.blockstore import open_blockstore
 from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.errors import OptionError
+from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest, resolve_root
-
 
 _PASSWORD = re.compile(r"//[^/@]*@")
 
@@ -33,15 +35,15 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
 class Opening:
     """A root, where its blocks are, and which fields are wanted."""
 
-    def __init__(
-        self, root: CID | str, source: Blockstore | str | Sequence[str] | None, columns: tuple[str, ...] | None
-    ) -> None:
+    def __init__(self, root: CID | str, source: Source, columns: tuple[str, ...] | None) -> None:
         if not isinstance(root, CID | str):
             raise OptionError(f"root is a CID, its text, /ipfs/CID/path or ipfs://CID/path, not {type(root).__name__}")
         self.root = root
         self._source = source
         self._columns = columns
         self._store: Blockstore | None = None
+        self._manifest: tuple[int, Manifest] | None = None
+        self._schema: Schema | None = None
         self._reader: tuple[int, Reader] | None = None
 
     @property
@@ -58,14 +60,37 @@ class Opening:
         return self._store
 
     @property
+    def manifest(self) -> Manifest:
+        """The root, as this process has read it."""
+        pid = os.getpid()
+        if self._manifest is None or self._manifest[0] != pid:
+            self._manifest = pid, Manifest(self.store, resolve_root(self.store, self.root))
+        return self._manifest[1]
+
+    @property
+    def schema(self) -> Schema:
+        """The dataset's schema. Where samples had to be read for it they are read once: processes started later know it."""
+        if self._schema is None:
+            self._schema = dataset_schema(self.manifest, self.store)
+        return self._schema
+
+    @property
     def reader(self) -> Reader:
         """This process's reader. What a parent process had open is not carried on in a fork of it: its locks may be held."""
         pid = os.getpid()
         if self._reader is None or self._reader[0] != pid:
-            root = resolve_root(self.store, self.root)
-            self._reader = pid, Reader(self.store, Manifest(self.store, root), self._columns)
+            self._reader = pid, Reader(self.store, self.manifest, self.schema, self._columns)
         return self._reader[1]
+
+    def beside(self, schema: Schema | None = None) -> Opening:
+        """The same with a reader of its own, for another thread.
+
+        :param schema: to read samples by, in place of the dataset's own.
+        """
+        other = Opening(self.root, self.store, self._columns)
+        other._schema = self._schema if schema is None else schema
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         # A store that was opened from a name is opened anew; one that the caller made is the caller's, and travels.
-        return {**self.__dict__, "_store": None, "_reader": None}
+        return {**self.__dict__, "_store": None, "_manifest": None, "_reader": None}

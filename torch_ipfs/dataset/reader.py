@@ -20,7 +20,6 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
 from torch_ipfs.dataset.leaves import (
     BROKEN,
-    dataset_schema,
     first_leaf,
     link_of,
     sample_value,
@@ -32,6 +31,7 @@ from torch_ipfs.dataset.shared import BLOCKS, SAMPLES, SHARDS
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.rows import shard_from_rows
+from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Leaf, Manifest
 
 Int64s = npt.NDArray[np.int64]
@@ -88,12 +88,14 @@ class _Planned:
 class Reader:
     """One process's way into one dataset.
 
+    :param schema: what samples are read by.
     :param columns: fields to decode; ``None`` for all.
     """
 
-    def __init__(self, store: Blockstore, manifest: Manifest, columns: tuple[str, ...] | None = None) -> None:
-        self.store, self.manifest = store, manifest
-        self.schema = dataset_schema(manifest, store)
+    def __init__(
+        self, store: Blockstore, manifest: Manifest, schema: Schema, columns: tuple[str, ...] | None = None
+    ) -> None:
+        self.store, self.manifest, self.schema = store, manifest, schema
         self.table = ShardTable(self.schema.select(columns))
         self._leaves: dict[int, Leaf | _ByRow] = {}
         self._broken: dict[int, TorchIPFSError] = {}

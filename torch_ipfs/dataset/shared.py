@@ -25,7 +25,7 @@ class SharedControl:
     """
 
     def __init__(self) -> None:
-        self._words = torch.tensor([0, 0, 0, _NOBODY], dtype=torch.int64).share_memory_()
+        self._words = _shared(torch.tensor([0, 0, 0, _NOBODY], dtype=torch.int64))
         self._passes = 0
         self._resumes = 0
 
@@ -54,7 +54,12 @@ class SharedControl:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._words.share_memory_()
+        _shared(self._words)
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return tensor
 
 
 BLOCKS, SHARDS, SAMPLES = range(3)
@@ -69,16 +74,17 @@ class SharedCounters:
     """
 
     def __init__(self) -> None:
-        self._rows = torch.zeros((_ROWS, len(_COUNTED)), dtype=torch.int64).share_memory_()
+        self._rows = _shared(torch.zeros((_ROWS, len(_COUNTED)), dtype=torch.int64))
 
     def of_this_process(self) -> npt.NDArray[np.int64]:
         """The row to count in, shape (3,), by ``BLOCKS``, ``SHARDS`` and ``SAMPLES``."""
         info = get_worker_info()
-        return self._rows[0 if info is None else 1 + info.id % (_ROWS - 1)].numpy()
+        row: npt.NDArray[np.int64] = self._rows[0 if info is None else 1 + info.id % (_ROWS - 1)].numpy()
+        return row
 
     def totals(self) -> dict[str, int]:
         return dict(zip(_COUNTED, self._rows.sum(0).tolist(), strict=True))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._rows.share_memory_()
+        _shared(self._rows)

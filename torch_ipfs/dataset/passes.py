@@ -1,0 +1,157 @@
+"""One pass over one reader's share of an epoch: steps in, samples or batches out, counted as they are given out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from torch_ipfs.dataset.collate import collate_samples, rows_of, split
+from torch_ipfs.dataset.epoch import EpochShare, Skipped, Step
+from torch_ipfs.dataset.reader import Rows
+from torch_ipfs.errors import ManifestError
+from torch_ipfs.plan.partition import Partition
+
+_NONE_SKIPPED = Skipped()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the pass gives out.
+
+    :param batch_size: ``None`` for samples.
+    :param collate_fn: list of samples -> batch, in place of the quick way.
+    """
+
+    batch_size: int | None
+    transform: Callable[[Any], Any] | None
+    batch_transform: Callable[[Any], Any] | None
+    collate_fn: Callable[[Any], Any] | None
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a pass has come.
+
+    :param rounds: outputs given out.
+    :param num_workers: how many readers, this one among them, give the rank's outputs in turn.
+    """
+
+    epoch: int
+    partition: Partition
+    num_workers: int
+    rounds: int = 0
+
+    @property
+    def position(self) -> int:
+        """Where the epoch goes on. In one worker of several: where this one does, all else being as now."""
+        return self.partition.position_after(self.rounds * self.num_workers)
+
+
+@dataclass(slots=True)
+class Output:
+    """What one step gives out: a sample or a batch, or nothing where all of it was skipped."""
+
+    value: Any
+    has_value: bool
+    skipped: Skipped
+
+
+class Pass:
+    """The iterator of a pass.
+
+    :param outputs: give each step's :class:`Output`, for a loader that counts, and not just the value.
+    """
+
+    def __init__(self, share: EpochShare, given: Given, progress: Progress, *, outputs: bool) -> None:
+        self._share, self._progress, self._gives_outputs = share, progress, outputs
+        self._outputs = _samples(share, given) if given.batch_size is None else _batches(share, given, given.batch_size)
+        self._skipped = Skipped()
+        self._any = False
+
+    def __iter__(self) -> Pass:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                output = next(self._outputs)
+            except StopIteration:
+                self._end()
+                raise
+            except BaseException:
+                self._share.close()
+                raise
+            self._progress.rounds += 1
+            if self._gives_outputs:
+                return output
+            if output.skipped.count:
+                self._skipped.merge(output.skipped)
+            if output.has_value:
+                self._any = True
+                return output.value
+
+    def _end(self) -> None:
+        self._share.close()
+        skipped, self._skipped = self._skipped, Skipped()
+        report_skipped(skipped, nothing_left=not self._any and self._progress.num_workers == 1)
+
+
+def report_skipped(skipped: Skipped, *, nothing_left: bool) -> None:
+    """Say once at the end of an epoch what was skipped or replaced in it.
+
+    :raises ManifestError: that was all there was.
+    """
+    if skipped.count == 0:
+        return
+    if nothing_left:
+        raise ManifestError(f"no sample of the epoch could be read; the first was {skipped.first}")
+    message = f"{skipped.count} samples could not be read and were skipped or replaced; the first was {skipped.first}"
+    warnings.warn(message, stacklevel=4)
+
+
+def _batches(share: EpochShare, given: Given, batch_size: int) -> Iterator[Output]:
+    for step in share:
+        if step.errors or given.transform is not None or given.collate_fn is not None:
+            yield from _batches_one_by_one(share, given, step, batch_size)
+            continue
+        for batch in split(share.reader.batch(step.rows), len(step.rows), batch_size):
+            yield Output(_transformed(given, batch), True, _NONE_SKIPPED)
+
+
+def _batches_one_by_one(share: EpochShare, given: Given, step: Step, batch_size: int) -> Iterator[Output]:
+    places = np.arange(step.length) if step.places is None else step.places
+    for start in range(0, step.length, batch_size):
+        first, end = np.searchsorted(places, (start, start + batch_size)).tolist()
+        value = _batch(share, given, step.rows[first:end]) if end > first else None
+        yield Output(value, end > first, step.skipped(start, start + batch_size))
+
+
+def _batch(share: EpochShare, given: Given, rows: Rows) -> Any:
+    batch: Any = share.reader.batch(rows)
+    if given.transform is not None or given.collate_fn is not None:
+        samples: list[Any] = rows_of(batch, len(rows))
+        if given.transform is not None:
+            samples = [given.transform(sample) for sample in samples]
+        batch = given.collate_fn(samples) if given.collate_fn else collate_samples(samples, share.reader.schema)
+    return _transformed(given, batch)
+
+
+def _transformed(given: Given, batch: Any) -> Any:
+    return batch if given.batch_transform is None else given.batch_transform(batch)
+
+
+def _samples(share: EpochShare, given: Given) -> Iterator[Output]:
+    for step in share:
+        samples = iter(rows_of(share.reader.batch(step.rows), len(step.rows)))
+        there = None if step.places is None else set(step.places.tolist())
+        for place in range(step.length):
+            skipped = step.skipped(place, place + 1) if step.errors else _NONE_SKIPPED
+            if there is not None and place not in there:
+                yield Output(None, False, skipped)
+                continue
+            sample = next(samples)
+            yield Output(sample if given.transform is None else given.transform(sample), True, skipped)
