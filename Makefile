@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHONS := 3.11 3.12 3.13
 TORCH_IPFS_FUZZ_SECONDS ?= 60
+# Tests wait for processes as often as they compute: two at a time take half as long, on two cores too.
+PYTEST_WORKERS ?= 2
 
 export UV_PYTHON_DOWNLOADS := never
 # torch's wheels are large.
@@ -39,7 +41,7 @@ demo: $(STAMP)  ## pack real data, train from its CID, catch a flipped byte
 
 .PHONY: test
 test: lint types contracts  ## everything that CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(PYTEST_WORKERS)
 
 .PHONY: lint
 lint: $(STAMP)  ## ruff: rules and format
@@ -76,7 +78,7 @@ test-python-%: $(STAMP)
 	$(BIN)/uv venv --quiet --allow-existing --python "$$python" $(VENV)-$*; \
 	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python -c constraints.txt -e '.[dev]'; \
 	echo "Python $*: $$python"; \
-	$(VENV)-$*/bin/python -m pytest
+	$(VENV)-$*/bin/python -m pytest -n $(PYTEST_WORKERS)
 
 # The base install at its lower bounds; the tools of the tests are today's.
 .PHONY: test-lowest
@@ -85,7 +87,7 @@ test-lowest: $(STAMP)  ## the tests with the oldest dependencies that setup.cfg 
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e .
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python \
 	    hypothesis import-linter mmh3 psutil pytest pytest-timeout pytest-xdist scikit-learn trustme
-	$(VENV)-lowest/bin/python -m pytest
+	$(VENV)-lowest/bin/python -m pytest -n $(PYTEST_WORKERS)
 
 .PHONY: constraints
 constraints: $(STAMP)  ## pin anew what CI installs, at today's versions
