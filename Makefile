@@ -59,8 +59,8 @@ contracts: $(STAMP)  ## the direction of imports
 include tests/kubo/kubo.mk
 
 .PHONY: bench
-bench: $(STAMP)  ## the benchmarks, whole
-	$(BIN)/python -m benchmarks
+bench: $(STAMP)  ## the benchmarks, whole: about a quarter of an hour on an idle machine
+	$(BIN)/python -m benchmarks.reading --json benchmarks/results/reading.json --chart docs/images/reading.png
 
 .PHONY: fuzz
 fuzz: $(STAMP)  ## seeded mutations for TORCH_IPFS_FUZZ_SECONDS seconds a target

@@ -1,0 +1,133 @@
+"""The least that is accepted of each measurement, and where a run stands against it.
+
+Floors of reading are ratios to numpy.memmap read in whole batches, measured in the same round; the others are absolute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from benchmarks.groups import LAYOUTS, WRITING, reading_name
+from benchmarks.harness import Measured
+from benchmarks.workloads import HASH_FUNCTIONS
+
+MiB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """One demand.
+
+    :param bound: the least, or with ``at_most`` the most, that is accepted.
+    """
+
+    what: str
+    value: float
+    bound: float
+    unit: str = "x"
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+
+_FIRST = {
+    ("tabular", "sha2-256"): (1.3, 1.1),
+    ("tabular", "blake3"): (1.3, 1.1),
+    ("cifar-like", "sha2-256"): (0.3, 0.24),
+    ("cifar-like", "blake3"): (0.6, 0.45),
+    ("blob", "sha2-256"): (0.18, 0.16),
+    ("blob", "blake3"): (0.5, 0.35),
+}
+_LATER = {"tabular": (1.3, 1.1), "cifar-like": (1.0, 0.7), "blob": (1.0, 0.6)}
+_IN_WORKERS = {("blob", "sha2-256"): 0.6, ("blob", "blake3"): 0.9}
+_MAP = 0.5
+_ORDERS = ("in order", "shuffled")
+
+
+def floors(measured: Mapping[str, Measured]) -> list[Floor]:
+    """Every floor of the groups that were measured, by name."""
+    return [floor for make in _MAKERS for floor in make(measured)]
+
+
+def _reading(measured: Mapping[str, Measured]) -> Iterator[Floor]:
+    for (workload, hash_function), bounds in _FIRST.items():
+        for num_workers in (None, 0):
+            for order, first, later in zip(_ORDERS, bounds, _LATER[workload], strict=True):
+                group = measured.get(reading_name(workload, order, num_workers))
+                if group is not None:
+                    name = f"{group.group.name}, {hash_function}"
+                    yield Floor(f"{name}, first epoch", group.ratio(hash_function, "first_epoch_s"), first)
+                    yield Floor(f"{name}, later epochs", group.ratio(hash_function, "later_epoch_s"), later)
+
+
+def _in_workers(measured: Mapping[str, Measured]) -> Iterator[Floor]:
+    for workload, hash_function in _FIRST:
+        for order in _ORDERS:
+            group = measured[reading_name(workload, order, 2)]
+            name, bound = f"{group.group.name}, {hash_function}", _IN_WORKERS.get((workload, hash_function), 1.0)
+            yield Floor(f"{name}, first epoch", group.ratio(hash_function, "first_epoch_s"), bound)
+            yield Floor(f"{name}, later epochs", group.ratio(hash_function, "later_epoch_s"), bound)
+
+
+def _random_access(measured: Mapping[str, Measured]) -> Iterator[Floor]:
+    for workload in ("tabular", "cifar-like"):
+        group = measured[reading_name(workload, "shuffled", None)]
+        for name in (name for name in group.rounds if name.startswith("map ")):
+            what = f"{workload}, random access, {name.removeprefix('map ')}"
+            yield Floor(f"{what}, first epoch", group.ratio(name, "first_epoch_s"), _MAP)
+            yield Floor(f"{what}, later epochs", group.ratio(name, "later_epoch_s"), _MAP)
+
+
+def _absolute(measured: Mapping[str, Measured]) -> Iterator[Floor]:
+    layouts, writing = measured[LAYOUTS.name], measured[WRITING.name]
+    for layout, bound in (("embedded", 300_000), ("samples", 25_000)):
+        speed = layouts.figure(layout, "samples") / layouts.figure(layout, "first_epoch_s")
+        yield Floor(f"{layouts.group.name}, {layout}", speed, bound, "samples/s")
+    for name in writing.rounds:
+        write_s = writing.figure(name, "write_s")
+        if "rows" in name:
+            yield Floor(f"writing {name}", writing.figure(name, "samples") / write_s, 100_000, "samples/s")
+        else:
+            yield Floor(f"writing {name}", writing.figure(name, "bytes") / write_s / 1e6, 300, "MB/s")
+
+
+def _first_batches_and_memory(measured: Mapping[str, Measured]) -> Iterator[Floor]:
+    """The worst of both orders and hash functions."""
+    for workload in dict.fromkeys(workload for workload, _ in _FIRST):
+        for num_workers, loading in ((None, "one process"), (2, "each of 2 workers")):
+            groups = [measured[reading_name(workload, order, num_workers)] for order in _ORDERS]
+            ours = [(group, name) for group in groups for name in HASH_FUNCTIONS]
+            if num_workers is None:
+                first_batch_s = max(group.figure(name, "first_batch_s") for group, name in ours)
+                yield Floor(f"{workload}, first batch", 1e3 * first_batch_s, 50, "ms", at_most=True)
+            grown_bytes = max(group.figure(name, "grown_bytes") for group, name in ours)
+            yield Floor(f"{workload}, memory of {loading}", grown_bytes / MiB, 256, "MiB", at_most=True)
+
+
+_MAKERS: tuple[Callable[[Mapping[str, Measured]], Iterator[Floor]], ...] = (
+    _reading,
+    _in_workers,
+    _random_access,
+    _absolute,
+    _first_batches_and_memory,
+)
+
+
+def plan_floors(planned: Mapping[str, Mapping[str, float]]) -> list[Floor]:
+    """Floors of :mod:`benchmarks.plan`."""
+    made = []
+    for name, figures in planned.items():
+        made += [
+            Floor(f"plan {name}, first batch", figures["first_batch_s"], 2, "s", at_most=True),
+            Floor(f"plan {name}, its memory", figures["first_batch_bytes"] / MiB, 128, "MiB", at_most=True),
+            Floor(f"plan {name}, a batch", 1e6 * figures["batch_s"], 100, "us", at_most=True),
+        ]
+    return made
+
+
+def import_floor(imports: Mapping[str, float]) -> Floor:
+    """What ``import torch_ipfs`` and its dataset class add to ``import torch``."""
+    return Floor("import of torch_ipfs and its dataset", imports["dataset_s"], 0.3, "s", at_most=True)

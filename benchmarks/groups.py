@@ -1,0 +1,58 @@
+"""What is measured against what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from benchmarks.harness import LIMIT, Group
+from benchmarks.measure import Task, Writing
+from benchmarks.readers import Reading
+from benchmarks.workloads import HASH_FUNCTIONS
+
+ORDERS = {"in order": False, "shuffled": True}
+
+
+def reading_groups(workloads: Collection[str], later_epochs: int = 3) -> list[Group]:
+    """Each workload, in order and shuffled, in one process and in two workers: the limit, and each hash function.
+
+    :param later_epochs: read after the first one.
+    """
+    return [
+        _against_the_limit(name, order, num_workers, later_epochs)
+        for num_workers in (None, 0, 2)
+        for name in workloads
+        for order in ORDERS
+        if num_workers != 0 or name == "tabular"
+    ]
+
+
+def _against_the_limit(name: str, order: str, num_workers: int | None, later_epochs: int) -> Group:
+    limit = Reading("memmap", name, ORDERS[order], num_workers, later_epochs=later_epochs)
+    tasks: dict[str, Task] = {LIMIT: limit}
+    for hash_function in HASH_FUNCTIONS:
+        tasks[hash_function] = replace(limit, reader="torch_ipfs", hash_function=hash_function)
+        if order == "shuffled" and num_workers is None:
+            tasks[f"map {hash_function}"] = replace(
+                limit, reader="torch_ipfs map", hash_function=hash_function, later_epochs=1
+            )
+    if num_workers is None:
+        tasks["single samples"] = replace(limit, reader="memmap samples", later_epochs=0)
+    return Group(reading_name(name, order, num_workers), tasks)
+
+
+def reading_name(workload: str, order: str, num_workers: int | None) -> str:
+    loading = {None: "iterated", 0: "DataLoader"}.get(num_workers, f"{num_workers} workers")
+    return f"{workload}, {order}, {loading}"
+
+
+LAYOUTS = Group(
+    "tabular, other layouts",
+    {layout: Reading("torch_ipfs", "tabular", layout=layout) for layout in ("embedded", "samples")},
+)
+
+WRITING = Group(
+    "writing",
+    {f"cifar-like columns {h}": Writing("cifar-like", False, h) for h in HASH_FUNCTIONS}
+    | {f"tabular rows {HASH_FUNCTIONS[0]}": Writing("tabular", True, HASH_FUNCTIONS[0])},
+)

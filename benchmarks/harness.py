@@ -1,0 +1,119 @@
+"""Groups of measurements, one after the other in each round, so that what is compared is measured side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from benchmarks.child import to_json
+from benchmarks.measure import Figures, Task, measure
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is measured next to each other.
+
+    :param tasks: a name -> what to measure. Where one is named ``LIMIT`` the others are told as ratios to it.
+    """
+
+    name: str
+    tasks: Mapping[str, Task]
+
+
+LIMIT = "limit"
+
+
+@dataclass(slots=True)
+class Measured:
+    """The rounds of one group: a name -> its figures, a round each."""
+
+    group: Group
+    rounds: dict[str, list[Figures]] = field(default_factory=dict)
+
+    def add(self, name: str, figures: Figures) -> None:
+        self.rounds.setdefault(name, []).append(figures)
+
+    def figure(self, name: str, figure: str) -> float:
+        """The median over the rounds."""
+        return median(figures[figure] for figures in self.rounds[name])
+
+    def ratio(self, name: str, figure: str) -> float:
+        """How many times as quick as the limit ``name`` was: the median of the ratios of each round.
+
+        :param figure: one in seconds, of the same samples on both sides.
+        """
+        pairs = zip(self.rounds[LIMIT], self.rounds[name], strict=True)
+        return median(limit[figure] / measured[figure] for limit, measured in pairs)
+
+
+Runner = Callable[[Path, Sequence[Task]], list[Figures]]
+
+
+def in_cold_processes(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
+    """Each task in a process of its own. They import side by side, which takes seconds, then measure one at a time."""
+    with tempfile.TemporaryDirectory() as caches:
+        children = [_start(folder, task, Path(caches, str(i))) for i, task in enumerate(tasks)]
+        try:
+            for child in children:
+                _read(child)
+            return [json.loads(_go(child)) for child in children]
+        finally:
+            for child in children:
+                child.kill()
+                child.communicate()
+
+
+def in_this_process(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
+    """Nothing is cold then: a run that is over in seconds, to see that everything works."""
+    return [measure(folder, task) for task in tasks]
+
+
+def _start(folder: Path, task: Task, cache: Path) -> subprocess.Popen[str]:
+    """A child with a cache of its own, so that it finds nothing that another one kept about a CAR."""
+    command = [sys.executable, "-m", "benchmarks.child", str(folder), to_json(task)]
+    env = os.environ | {"TORCH_IPFS_CACHE_DIR": str(cache)}
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def _go(child: subprocess.Popen[str]) -> str:
+    assert child.stdin is not None
+    child.stdin.write("go\n")
+    child.stdin.close()
+    child.stdin = None
+    line = _read(child)
+    child.wait()
+    return line
+
+
+def _read(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{child.args!r} ended before it said what it was to say")
+    return line
+
+
+def run(
+    groups: Sequence[Group], folder: Path, rounds: int, runner: Runner, say: Callable[[str], None]
+) -> list[Measured]:
+    """Every group once a round, ``rounds`` times.
+
+    :param say: told what goes on.
+    """
+    measured = [Measured(group) for group in groups]
+    for number in range(rounds):
+        for place, results in enumerate(measured):
+            tasks = results.group.tasks
+            say(f"round {number + 1} of {rounds}, {place + 1} of {len(measured)}: {results.group.name}")
+            for name, figures in zip(tasks, runner(folder, list(tasks.values())), strict=True):
+                results.add(name, figures)
+    return measured
