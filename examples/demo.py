@@ -109,9 +109,9 @@ def main(folder: Path) -> None:
     score = accuracy(model, cid, path)
     say(f"   accuracy on the fifth that was held out: {score:.1%}")
     say("4. Read an epoch again with the same seed, then with another number of workers: the same order each time.")
-    orders = [order(cid, path, num_workers) for num_workers in (2, 2, 0, 3)]
+    orders = [order(cid, path, num_workers) for num_workers in (2, 2, 0, 1)]
     same = all(other == orders[0] for other in orders)
-    say(f"   workers 2, 2, 0, 3: the same order of {len(orders[0]):,} samples: {same}")
+    say(f"   workers 2, 2, 0, 1: the same order of {len(orders[0]):,} samples: {same}")
     say("5. Flip one bit in a copy and read that: the error names the block.")
     try:
         for _ in torch_ipfs.IPFSIterableDataset(cid, flip_a_byte(path), batch_size=64):

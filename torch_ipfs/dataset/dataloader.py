@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,10 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
 
     def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
         options.setdefault("persistent_workers", num_workers > 0)
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
+        with warnings.catch_warnings():
+            # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.
+            warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
+            super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
         self.received: Received | None = None
 
     def __iter__(self) -> Iterator[Any]:
