@@ -45,7 +45,7 @@ def load_tensorflow() -> Any:
 
 def tensorflow_dataset(
     batches: Callable[[], Iterator[Batch]],
-    schema: Schema,
+    schema: Schema | None,
     *,
     num_elements: int,
     batched: bool = True,
@@ -56,16 +56,26 @@ def tensorflow_dataset(
     Elements are maps; where samples are ``features`` and ``labels`` alone they are pairs, as ``model.fit`` wants them.
 
     :param batches: the elements of a pass: batches, or samples where not ``batched``.
+    :param schema: of the samples; ``None`` where elements are as ``output_signature`` says already.
     :param num_elements: how many elements each pass has; TensorFlow raises where they are more or fewer.
     :param output_signature: in place of what the schema says: a map of fields to specs, a sequence of specs for the fields in
         their order, or one spec for the only field. Values become what it says.
-    :raises OptionError: TensorFlow has no type for a field, or the signature is not of these fields; names it.
+    :raises OptionError: TensorFlow has no type for a field, or the signature is not of these fields, or is missing.
     :raises ImportError: there is no TensorFlow.
     """
     tf = load_tensorflow()
-    signature = signature_of(schema, batched=batched) if output_signature is None else output_signature
-    element = _element(signature, schema)
-    dataset = tf.data.Dataset.from_generator(lambda: map(element, batches()), output_signature=signature)
+    if schema is None and output_signature is None:
+        raise OptionError("of what a batch_transform makes the schema tells nothing: give an output_signature=")
+    if schema is None:
+        elements, signature = batches, output_signature
+    else:
+        signature = signature_of(schema, batched=batched) if output_signature is None else output_signature
+        element = _element(signature, schema)
+
+        def elements() -> Iterator[Any]:
+            return map(element, batches())
+
+    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(num_elements)).prefetch(tf.data.AUTOTUNE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_top
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.shared import SharedControl, SharedCounters
 from torch_ipfs.errors import OptionError, ResumeError
+from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.plan.cursor import Cursor
 from torch_ipfs.plan.partition import Partition
@@ -95,6 +97,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         self.collate_fn: Transform | None = None
         self.for_loader = False
         self._epoch = 0
+        self._epoch_is_set = False
         self._start = 0
         self._resumed_shuffle: tuple[ShuffleOptions | None] | None = None
         self._control = SharedControl()
@@ -110,7 +113,12 @@ class IPFSIterableDataset(IterableDataset[Any]):
     @property
     def manifest(self) -> Manifest:
         """The dataset's root, read on first use."""
-        return self._opening.reader.manifest
+        return self._opening.manifest
+
+    @property
+    def schema(self) -> Schema:
+        """The fields that samples have; where the root does not say it, as the first of them show it."""
+        return self._opening.selected_schema
 
     @property
     def epoch(self) -> int:
@@ -141,6 +149,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         """
         if not isinstance(epoch, int) or not 0 <= epoch < 2**63:
             raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
+        self._epoch_is_set = True
         if epoch != self._epoch:
             self._epoch, self._start = epoch, 0
             self._control.publish(self._epoch, self._start)
@@ -248,6 +257,36 @@ class IPFSIterableDataset(IterableDataset[Any]):
         other = copy.copy(self)
         other.batch_size = _checked_batch_size(batch_size)
         return other
+
+    def beside(self, schema: Schema | None = None) -> IPFSIterableDataset:
+        """This dataset for a pass in another thread: with a reader and a position of its own, at the start of the same epoch.
+
+        :param schema: to read samples by, in place of the dataset's own.
+        """
+        other = copy.copy(self)
+        own = {"_opening": self._opening.beside(schema), "_control": SharedControl(), "_progress": None, "_start": 0}
+        other.__dict__.update(own)
+        return other
+
+    def to_tensorflow(self, *, output_signature: Any = None) -> Any:
+        """A ``tf.data.Dataset`` of the batches, or of the samples where there is no batch_size.
+
+        Samples of ``features`` and ``labels`` alone come as pairs, as ``model.fit`` wants them, others as maps. Every pass is a
+        whole epoch, the first the one this dataset stands in, each later one the next, until :meth:`set_epoch` is called;
+        positions of loaded states do not count. Its cardinality is ``len()`` of this dataset.
+
+        :param output_signature: in place of the schema's: a map of fields to specs, or a sequence of specs for the fields.
+        :raises OptionError: TensorFlow has no type for a field; names it.
+        :raises ImportError: TensorFlow is not installed; says how it is.
+        """
+        from torch_ipfs.dataset.to_tensorflow import to_tensorflow
+
+        passes = itertools.count()
+
+        def next_epoch() -> int:
+            return self._epoch if self._epoch_is_set else self._epoch + next(passes)
+
+        return to_tensorflow(self, next_epoch=next_epoch, signature=lambda _: output_signature)
 
     def for_receiver(self, collate_fn: Transform | None) -> IPFSIterableDataset:
         """This dataset for a loader that counts: every step gives an ``Output``, also where nothing could be read.

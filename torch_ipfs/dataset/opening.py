@@ -75,6 +75,11 @@ class Opening:
         return self._schema
 
     @property
+    def selected_schema(self) -> Schema:
+        """The schema of the fields that are wanted."""
+        return self.schema.select(self._columns)
+
+    @property
     def reader(self) -> Reader:
         """This process's reader. What a parent process had open is not carried on in a fork of it: its locks may be held."""
         pid = os.getpid()
