@@ -114,7 +114,7 @@ BOMBS: dict[str, Callable[[], object]] = {
     "json: a million arrays": lambda: json.decode(b"[" * DEEP),
     "json: a million objects": lambda: json.decode(OBJECTS),
     "json: an integer of two million digits": lambda: json.decode(b"7" * BLOCK_BYTES),
-    "json: a float of two million digits": lambda: json.decode(b"0." + b"7" * BLOCK_BYTES),
+    "json: a float of two million digits": lambda: json.decode(b"7" * BLOCK_BYTES + b".0"),
     "json: a value of a million lists": lambda: json.encode(deep_value()),
     "dag-pb: data of 2**62": lambda: dag_pb.decode(b"\x0a" + varint.encode(2**62)),
     "dag-pb: a link of 2**62": lambda: dag_pb.decode(b"\x12" + varint.encode(2**62)),
@@ -136,7 +136,10 @@ BOMBS: dict[str, Callable[[], object]] = {
     "cid: a megabyte of base58": lambda: CID.parse("z" + "2" * 10**6),
     "cid: a megabyte of base36": lambda: CID.parse("k" + "2" * 10**6),
     "cid: a digest of 2**60": lambda: CID.from_bytes(b"\x01\x55\x12" + varint.encode(2**60)),
-    "dag-cbor: a million lists on a small stack": lambda: in_a_small_thread(lambda: cbor_decoder.decode(LISTS)),
+    "dag-cbor: a million lists, a small stack": lambda: in_a_small_thread(lambda: dag_cbor.decode(LISTS)),
+    "dag-cbor: a value of a million lists, a small stack": lambda: in_a_small_thread(
+        lambda: dag_cbor.encode(deep_value())
+    ),
     "dag-json: a million arrays, a small stack": lambda: in_a_small_thread(lambda: dag_json.decode(b"[" * DEEP)),
 }
 

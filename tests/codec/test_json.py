@@ -172,7 +172,6 @@ REFUSED = {
     "a negative integer of 65 bits": ("-18446744073709551617", "an integer over 64 bits"),
     "an integer of 5,000 digits": ("1" * 5000, "an integer over 64 bits"),
     "an integer of a million digits": ("1" * 10**6, "an integer over 64 bits"),
-    "a float of a million digits": ("0." + "1" * 10**6, "out of the range"),
     "a leading zero": ("01", "follow the value, at byte 1"),
     "a plus": ("+1", "expected a value"),
     "a bare point": ("[.5]", "expected a value"),
@@ -232,10 +231,11 @@ def test_what_is_not_utf_8(codec: ModuleType, data: bytes) -> None:
 @BOTH
 def test_numbers_in_range_that_look_as_if_they_were_not(codec: ModuleType) -> None:
     text = (
-        b'[18446744073709551615, -18446744073709551616, 1e+100, 0.10000000000000000000000001, 1E-400, "1e999 %s"]'
-        % (b"7" * 40)
+        b'[18446744073709551615, -18446744073709551616, 1e+100, 0.10000000000000000000000001, 1E-400, "1e999 %s", 0.%s]'
     )
-    assert codec.decode(text) == [2**64 - 1, -(2**64), 1e100, 0.1, 0.0, "1e999 " + "7" * 40]
+    digits = b"7" * 5000
+    decoded = codec.decode(text % (digits, digits))
+    assert decoded == [2**64 - 1, -(2**64), 1e100, 0.1, 0.0, "1e999 " + "7" * 5000, 7 / 9]
 
 
 @BOTH
