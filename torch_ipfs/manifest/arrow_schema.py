@@ -217,9 +217,11 @@ def _extension_layout(
 
 
 def _plain_layout(kind: int, details: Table, children: list[tuple[str, Layout]]) -> Layout:
-    expected = {_LIST: 1, _LARGE_LIST: 1, _FIXED_SIZE_LIST: 1, _STRUCT: len(children)}.get(kind, 0)
-    if len(children) != expected:
-        raise ManifestError(f"{len(children)} children where its type has {expected}")
+    if kind not in _ALLOWED:
+        name = _REFUSED.get(kind, f"Arrow type {kind}")
+        raise ManifestError(f"{name} cannot be read; write it as numbers, text or bytes")
+    if kind != _STRUCT and len(children) != (kind in (_LIST, _LARGE_LIST, _FIXED_SIZE_LIST)):
+        raise ManifestError(f"{len(children)} children, which its type does not have")
     if kind in (_INT, _FLOAT):
         storage = _number_storage(kind, details)
         return Layout("number", Field(storage.name), storage)
@@ -233,11 +235,7 @@ def _plain_layout(kind: int, details: Table, children: list[tuple[str, Layout]])
     if kind == _STRUCT:
         fields = tuple((name, child.field) for name, child in children)
         return Layout("struct", Field("struct", fields=fields), children=tuple(children), buffers=1)
-    if kind == _FIXED_SIZE_LIST:
-        return _tensor_layout(details.scalar(0, "i"), children[0][1])
-    raise ManifestError(
-        f"{_REFUSED.get(kind, f'Arrow type {kind}')} cannot be read; write it as numbers, text or bytes"
-    )
+    return _tensor_layout(details.scalar(0, "i"), children[0][1])
 
 
 _OBJECTS = {
@@ -249,6 +247,7 @@ _OBJECTS = {
     _LARGE_BINARY: ("binary", "bytes", 8),
 }
 """Arrow type -> kind, dtype, bytes of an offset."""
+_ALLOWED = frozenset({_INT, _FLOAT, _LIST, _LARGE_LIST, _FIXED_SIZE_LIST, _STRUCT, *_OBJECTS})
 
 
 def _number_storage(kind: int, details: Table) -> np.dtype[Any]:

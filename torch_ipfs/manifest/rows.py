@@ -349,7 +349,7 @@ def _from_bytes(data: bytes, shape: tuple[int | None, ...], dtype: str) -> npt.N
         known *= open_size
     if known != len(data) or (dtype == "bool" and data.strip(b"\0\1")):
         return None
-    return np.frombuffer(data, dtype=storage.base).reshape(*(size or 0 for size in shape), *storage.shape)
+    return np.frombuffer(data, dtype=storage.base).reshape((*(size or 0 for size in shape), *storage.shape))
 
 
 def _from_map(value: Any, field: Field) -> npt.NDArray[Any] | None:

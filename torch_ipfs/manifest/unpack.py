@@ -58,7 +58,7 @@ def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = N
         batch = _Batch(view, position)
         arrays = batch.read(fields, schema.names)
     except ManifestError as error:
-        raise ManifestError(f"this is not an Arrow shard that can be read: {error}", cid=cid) from None
+        raise ManifestError(f"the Arrow shard cannot be read: {error}", cid=cid) from None
     read = {name: to_column(field, array, cid) for (name, field), array in zip(schema.fields, arrays, strict=True)}
     return Shard(batch.num_rows, read, schema)
 
