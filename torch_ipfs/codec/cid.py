@@ -5,7 +5,7 @@ https://github.com/multiformats/cid
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self, final
 
 from torch_ipfs.codec import multibase, multihash, varint
 from torch_ipfs.errors import CodecError
@@ -47,6 +47,7 @@ _prefixes = {_V0_PREFIX} | {
 _MAX_PREFIXES = 1000
 
 
+@final
 class CID:
     """Immutable, hashable, ordered by its binary form. Two CIDs are equal when that is: version and codec count.
 
@@ -201,11 +202,16 @@ class CID:
         raise AttributeError(f"a CID does not change; {name} cannot be deleted")
 
     def __reduce__(self) -> tuple[Callable[[bytes], CID], tuple[bytes]]:
-        return type(self).from_bytes, (self._binary,)
+        return _unpickled, (self._binary,)
 
 
 _new = object.__new__
 _set_binary: Callable[[CID, bytes], None] = CID.__dict__["_binary"].__set__  # past __setattr__, at a third of its cost
+
+
+def _unpickled(binary: bytes) -> CID:
+    """A function of the module, not a method of the class: a pickle of many CIDs names it once."""
+    return CID.from_bytes(binary)
 
 
 def codec_code(codec: str | int) -> int:
