@@ -10,10 +10,12 @@ Figures are medians over the rounds. It takes about a quarter of an hour; with `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,21 @@ def _measure(
     return data, by_name, reached, about
 
 
+@contextlib.contextmanager
+def _bytecode_kept_in(folder: Path) -> Iterator[None]:
+    """Have child processes compile what they import once a run, whatever the environment says: compiling is not measured."""
+    before = {name: os.environ.pop(name, None) for name in ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")}
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPYCACHEPREFIX"]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _arguments(arguments)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _bytecode_kept_in(Path(temporary, "bytecode")):
         data, measured, reached, about = _measure(options.data or Path(temporary, "data"), options)
     print(report.text(measured, data.workloads, reached, about))
     if options.json is not None:
