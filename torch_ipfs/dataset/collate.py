@@ -58,7 +58,7 @@ def _holds_arrays(field: Field) -> bool:
 
 def rows_of(batch: Batch, num_rows: int) -> list[Sample]:
     """The samples of a batch, each of its tensors in memory of its own."""
-    return _maps({name: _column_rows(column, num_rows) for name, column in batch.items()}, num_rows)
+    return maps_of({name: _column_rows(column, num_rows) for name, column in batch.items()}, num_rows)
 
 
 def _column_rows(column: Any, num_rows: int) -> list[Any]:
@@ -75,28 +75,8 @@ def _unbound(tensor: torch.Tensor) -> list[torch.Tensor]:
     return list(parts)
 
 
-def split(batch: Batch, num_rows: int, batch_size: int) -> list[Batch]:
-    """A batch as batches of ``batch_size``, the last one shorter where it must be, each in memory of its own.
-
-    :param num_rows: samples of ``batch``.
-    """
-    if num_rows <= batch_size:
-        return [batch]
-    count = -(-num_rows // batch_size)
-    return _maps({name: _column_parts(column, num_rows, batch_size) for name, column in batch.items()}, count)
-
-
-def _column_parts(column: Any, num_rows: int, batch_size: int) -> list[Any]:
-    if isinstance(column, dict):
-        return split(column, num_rows, batch_size)
-    whole = num_rows - num_rows % batch_size
-    if not isinstance(column, torch.Tensor):
-        return [column[at : at + batch_size] for at in range(0, num_rows, batch_size)]
-    parts = _unbound(column[:whole].reshape(-1, batch_size, *column.shape[1:]))
-    return parts if whole == num_rows else [*parts, column[whole:].clone()]
-
-
-def _maps(columns: dict[str, list[Any]], count: int) -> list[dict[str, Any]]:
+def maps_of(columns: dict[str, list[Any]], count: int) -> list[dict[str, Any]]:
+    """``count`` maps out of as many values of each field."""
     names = list(columns)
     if len(names) == 2:  # a line of its own for the most frequent case: a third quicker
         one, other = names

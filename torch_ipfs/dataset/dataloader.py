@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import (
@@ -42,14 +43,25 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
             super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
         self.received: Received | None = None
+        self._latest: weakref.ref[Receiving] | None = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Receiving:
         received = Received(*self.dataset.next_pass())
-        # torch's iterator in one process costs as much as reading a small batch.
-        outputs = DataLoader.__iter__(self) if self.num_workers or self.pin_memory else iter(self.dataset)
+        outputs = self._outputs()
+        receiving = Receiving(outputs, received, own_workers=outputs is not self._iterator)
         self.dataset.use_up_start()
-        self.received = received
-        return _Receiving(outputs, received)
+        self.received, self._latest = received, weakref.ref(receiving)
+        return receiving
+
+    def _outputs(self) -> Iterator[Output]:
+        if not self.num_workers and not self.pin_memory:
+            # torch's iterator in one process costs as much as reading a small batch.
+            return iter(self.dataset)
+        latest = None if self._latest is None else self._latest()
+        if self.persistent_workers and latest is not None and not latest.closed:
+            # The persistent workers are in the middle of a pass that somebody still holds.
+            return cast(Iterator[Output], self._get_iterator())
+        return cast(Iterator[Output], DataLoader.__iter__(self))
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         # torch's own iterators: those of torchdata fetch a state from every worker at every step.
@@ -83,12 +95,14 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         self.dataset.load_state_dict(state_dict)
         self.received = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_latest": None, "_iterator": None}
+
     def close(self) -> None:
         """End persistent workers. A later pass starts them anew."""
         iterator = self._iterator
         self._iterator: _BaseDataLoaderIter | None = None
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            iterator._shutdown_workers()  # noqa: SLF001 - torch has no public way to end them
+        _end_workers(iterator)
 
 
 @dataclass(slots=True)
@@ -109,18 +123,27 @@ class Received:
         return self.partition.position_after(self.steps)
 
 
-class _Receiving:
+def _end_workers(iterator: object) -> None:
+    """End the workers of one of torch's iterators now: it would wait for what each is fetching, five seconds at most."""
+    if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        for worker in iterator._workers:  # noqa: SLF001 - torch has no public way to end them
+            worker.terminate()
+        iterator._shutdown_workers()  # noqa: SLF001
+
+
+class Receiving:
     """One pass as the training loop sees it, counted as it is received. Nothing of the loader's holds it: dropped, it ends."""
 
-    def __init__(self, outputs: Iterator[Output], received: Received) -> None:
-        self._outputs, self._received = outputs, received
+    def __init__(self, outputs: Iterator[Output], received: Received, *, own_workers: bool) -> None:
+        self._outputs, self.received, self._own_workers = outputs, received, own_workers
         self._any = False
+        self.closed = False
 
-    def __iter__(self) -> _Receiving:
+    def __iter__(self) -> Receiving:
         return self
 
     def __next__(self) -> Any:
-        received = self._received
+        received = self.received
         while True:
             try:
                 output = next(self._outputs)
@@ -134,11 +157,21 @@ class _Receiving:
                 self._any = True
                 return output.value
 
+    def close(self) -> None:
+        """End the pass, and the workers that were started for it alone. May be called twice."""
+        outputs, self._outputs = self._outputs, iter(())
+        self.closed = True
+        if self._own_workers:
+            _end_workers(outputs)
+
+    def __del__(self) -> None:
+        self.close()
+
     def _end(self) -> None:
-        received = self._received
-        if received.ended:
+        received = self.received
+        if self.closed:
             return
-        received.ended = True
+        self.closed = received.ended = True
         report_skipped(received.skipped, nothing_left=not self._any)
 
 
