@@ -1,9 +1,10 @@
 """A folder of blocks: a file for each, named by its multihash, written so that there are whole files and none else.
 
-    blocks/TN/CIQ...TN4.data    a block; the name is its multihash in base32, the folder the name's next to last two letters
-    temporary/                  files that are being written, and those a killed process left (the next collection's)
+    blocks/4f/CIQ....data    a block; the name is its multihash in base32, the folder the last byte of it in base16
+    temporary/               files that are being written, and those a killed process left (the next collection's)
 
-The layout is that of Kubo's flatfs (next-to-last/2). Figures of what speaks for it are in docs/design.md.
+Kubo's flatfs is alike, with 1,024 folders, which makes the first thousand puts slow: a new folder costs as much as five files.
+Figures of what speaks for files are in docs/design.md.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class BlockFiles:
     def path_of(self, block_multihash: bytes) -> str:
         """Where the block of that multihash is, or would be."""
         name = multibase.encode("B", block_multihash)[1:]
-        return f"{self._blocks}/{name[-3:-1]}/{name}{_SUFFIX}"
+        return f"{self._blocks}/{block_multihash[-1]:02x}/{name}{_SUFFIX}"
 
     def write(self, path: str, data: Block) -> None:
         """Put a block in its place: the whole of it, or an exception and nothing."""
