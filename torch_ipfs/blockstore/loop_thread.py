@@ -34,7 +34,7 @@ class LoopThread(Generic[S]):
 
     def __init__(self, name: str, open_session: Callable[[], AbstractAsyncContextManager[S]]) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # garbage collected while it is held may hold iterators, whose end needs it
         self._open_session = open_session
         self._closed = False
         opened: Future[None] = Future()

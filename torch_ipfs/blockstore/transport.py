@@ -145,10 +145,12 @@ class Transport:
         :raises BlockTooLarge: it has more bytes than the options allow; what is beyond was not read.
         :raises TransportError: no attempt brought an answer.
         """
-        identity = identity_block(cid)
-        if identity is not None:
-            return identity
-        _check_hash(cid, self.endpoint.source)
+        if not cid.multihash.startswith(_SHA2_256_PREFIX):
+            identity = identity_block(cid)
+            if identity is not None:
+                return identity
+            with suppress(HashMismatch):  # raises where the hash function, or the digest's length, is not allowed
+                verify(cid, b"", self.endpoint.source)
         limit_bytes = self.options.max_block_bytes
         data = await self.body(session, request, limit_bytes)
         try:
@@ -293,12 +295,6 @@ class Transport:
     def broken(self, message: str, request: Request) -> TransportError:
         """The error of a source that will not do better when it is asked again."""
         return TransportError(message, cid=request.cid, source=self.endpoint.source)
-
-
-def _check_hash(cid: CID, source: str) -> None:
-    if not cid.multihash.startswith(_SHA2_256_PREFIX):
-        with suppress(HashMismatch):
-            verify(cid, b"", source)  # raises where the function or the digest's length is not allowed
 
 
 @asynccontextmanager

@@ -85,6 +85,7 @@ class _Window:
         self._lanes: set[asyncio.Task[None]] = set()
         self._given = self._started = self._taken = 0
         self._flying = self._held_bytes = 0
+        self._waking = False
         self._failure: BaseException | None = None
 
     @property
@@ -148,13 +149,20 @@ class _Window:
                 self._flying -= 1
                 self._held_bytes += _size(answer)
                 self._answers[position] = answer
-                if position == self._taken:
-                    self._changed.notify()
+                if position == self._taken and not self._waking:
+                    # Once for all answers of this turn of the loop: a switch of threads costs as much as a small block.
+                    self._waking = True
+                    asyncio.get_running_loop().call_soon(self._wake)
                 claimed = self._claim()
                 if claimed is None:
                     self._lanes.discard(asyncio.current_task())
                     return
             position, cid = claimed
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._waking = False
+            self._changed.notify()
 
     def _lane_ended(self, lane: asyncio.Task[None]) -> None:
         """A lane that was cancelled, or failed in a way that no block accounts for, must not leave the caller waiting."""
