@@ -82,7 +82,7 @@ class _Inference:
         if "" in kinds:
             row = next(row for row, value in enumerate(values) if not kind_of(type(value)))
             return self._other(row, f"{describe(values[row])} cannot be part of a dataset; {_UNKNOWN}")
-        if depth <= 0:
+        if depth <= 1 and kinds in ({"struct"}, {"list"}):
             return self._other(0, f"lists and maps lie in each other more than {MAX_DEPTH} deep")
         if kinds == {"struct"}:
             return Field("struct", fields=self.fields(values, depth - 1, inside_list=inside_list))

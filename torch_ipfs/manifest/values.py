@@ -58,12 +58,13 @@ class Misfit(Exception):
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (type(None), "null"),
     ((bool,), "bool"),
+    # Before numpy's scalars: some of those are text and bytes. After them: others are floats.
+    (str, "text"),
+    ((bytes, bytearray, memoryview), "bytes"),
     ((np.generic, np.ndarray, Typed), "array"),
     (int, "int"),
     (float, "float"),
     (complex, "complex"),
-    (str, "text"),
-    ((bytes, bytearray, memoryview), "bytes"),
     (CID, "link"),
     (Mapping, "struct"),
     ((list, tuple), "list"),
