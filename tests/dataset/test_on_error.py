@@ -55,7 +55,15 @@ def test_raise_names_the_block(lossy: tuple[CID, MemoryBlockstore]) -> None:
     with pytest.raises(torch_ipfs.BlockNotFound) as caught:
         list(running)
     assert caught.value.cid is not None
-    assert "sample 3 of" in "".join(caught.value.__notes__)
+    assert "sample 3" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_what_comes_before_it_is_given_out_first(lossy: tuple[CID, MemoryBlockstore], batch_size: int | None) -> None:
+    running = iter(IPFSIterableDataset(*lossy, batch_size=batch_size))
+    assert indices([next(running) for _ in range(3 // (batch_size or 1))]) == list(range(3 - 3 % (batch_size or 1)))
+    with pytest.raises(torch_ipfs.BlockNotFound):
+        next(running)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 8])

@@ -21,6 +21,9 @@ _REINTERPRETED = {
 }
 
 
+_AS_NUMPY = STORAGE.keys() - _REINTERPRETED.keys() - {"complex32"}
+
+
 def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
     """``array`` of a field's storage dtype as the tensor of its dtype, without a copy.
 
@@ -28,11 +31,11 @@ def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
     :param dtype: a key of ``manifest.schema.STORAGE``.
     """
     tensor = torch.from_numpy(array)
+    if dtype in _AS_NUMPY:
+        return tensor
     if dtype == "complex32":
         return torch.view_as_complex(tensor)
-    if dtype in _REINTERPRETED:
-        return tensor.view(_REINTERPRETED[dtype])
-    return tensor
+    return tensor.view(_REINTERPRETED[dtype])
 
 
 def to_torch(value: Any, field: Field) -> Any:

@@ -54,12 +54,22 @@ class Step:
     :param places: which positions of the step they are at, shape (len(rows),); ``None`` where all are there.
     :param length: positions of the step.
     :param errors: what became of the other positions, and of those that have a substitute.
+    :param raises: whether these are to be raised.
     """
 
     rows: Rows
     length: int
     places: Int64s | None = None
     errors: dict[int, Unreadable] = field(default_factory=dict)
+    raises: bool = False
+
+    def check(self, start: int, end: int) -> None:
+        """Raise what a position from ``start`` to ``end`` ended in, where that is to be raised: those before it come first."""
+        for place in sorted(self.errors) if self.raises else ():
+            if start <= place < end:
+                sample, error = self.errors[place]
+                error.add_note(f"while reading sample {sample}")
+                raise error
 
     def skipped(self, start: int, end: int) -> Skipped:
         """What could not be had at positions ``start`` to ``end``."""
@@ -105,26 +115,20 @@ class EpochShare:
         return self
 
     def __next__(self) -> Step:
-        """The next step. Its rows stay open until the next call.
-
-        :raises TorchIPFSError: with on_error "raise", for the first sample of the step that cannot be had.
-        """
+        """The next step. Its rows stay open until the next call."""
         self._close_substitutes()
         rows = next(self._stream)
         if not rows.errors:
             return Step(rows, len(rows))
-        if self._on_error == "raise":
-            place = min(rows.errors)
-            rows.errors[place].add_note(f"while reading sample {rows.samples[place]} of {self.reader.manifest.root}")
-            raise rows.errors[place]
         errors = {place: (int(rows.samples[place]), rows.errors[place]) for place in sorted(rows.errors)}
-        if not self._warned:
+        if self._on_error != "raise" and not self._warned:
             self._warned = True
             log.warning("sample %d cannot be read and is skipped or replaced: %s", *next(iter(errors.values())))
         if self._on_error == "substitute":
             return Step(self._substituted(rows), len(rows), errors=errors)
         good = np.flatnonzero(rows.slots >= 0)
-        return Step(Rows(rows.samples[good], rows.slots[good], rows.rows[good]), len(rows), good, errors)
+        left = Rows(rows.samples[good], rows.slots[good], rows.rows[good])
+        return Step(left, len(rows), good, errors, raises=self._on_error == "raise")
 
     def close(self) -> None:
         """Cancel what is in flight. May be called twice."""

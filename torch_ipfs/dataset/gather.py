@@ -12,6 +12,9 @@ the arrays' lengths, and a slot that is let go of is marked so before its array 
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,38 @@ def _rows_at_every_address(row_bytes: int) -> npt.NDArray[np.void]:
     return np.asarray(_AddressSpace(row_bytes))
 
 
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Rows of open shards.
+
+    :param slots: the shards' slots, shape (n,).
+    :param rows: rows in them, shape (n,).
+    :param runs: where most rows follow each other in one shard: the places at which such runs begin, and n.
+    """
+
+    slots: Int64s
+    rows: Int64s
+    runs: list[int] | None
+
+    @classmethod
+    def of(cls, slots: Int64s, rows: Int64s) -> Picked:
+        breaks = np.flatnonzero((rows[1:] != rows[:-1] + 1) | (slots[1:] != slots[:-1])) + 1
+        few = len(breaks) * _ROWS_WORTH_A_SLICE < len(rows)
+        return cls(slots, rows, [0, *breaks.tolist(), len(rows)] if few else None)
+
+    def runs_between(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(slot, first row, rows) of what follows each other at places ``start`` to ``end``; else row by row."""
+        if self.runs is None:
+            for place in range(start, end):
+                yield int(self.slots[place]), int(self.rows[place]), 1
+            return
+        run = bisect_right(self.runs, start)
+        while start < end:
+            stop = min(self.runs[run], end)
+            yield int(self.slots[start]), int(self.rows[start]), stop - start
+            start, run = stop, run + 1
+
+
 class Gather:
     """One fixed-size field over the shards in numbered slots.
 
@@ -73,25 +108,36 @@ class Gather:
         self._address[slot] = 0 if array is None else array.__array_interface__["data"][0] - _NULL_PAGE_BYTES
         self._arrays[slot] = array
 
-    def rows(self, slots: Int64s, rows: Int64s) -> npt.NDArray[Any]:
-        """The rows ``rows`` of the shards in ``slots``, ``(n, *shape)``, writable memory of its own.
+    def parts(self, picked: Picked, batch_rows: int) -> list[npt.NDArray[Any]]:
+        """The rows picked, in parts of ``batch_rows`` and a shorter last one, ``(n, *shape)``, each in memory of its own."""
+        self._check(picked)
+        starts = range(0, len(picked.rows), batch_rows)
+        if picked.runs is not None or not 0 < self._row_bytes <= _MAX_ADDRESSED_ROW_BYTES:
+            ends = [*starts[1:], len(picked.rows)]
+            return [self._copied(picked, start, end) for start, end in zip(starts, ends, strict=True)]
+        addresses = picked.rows * self._row_bytes
+        addresses += self._address[picked.slots]
+        memory, dtype, shape = _rows_at_every_address(self._row_bytes), self._dtype, (-1, *self._shape)
+        return [memory[addresses[at : at + batch_rows]].view(dtype).reshape(shape) for at in starts]
 
-        :param slots: shape (n,).
-        :param rows: shape (n,).
-        """
-        if len(rows) and (bool((rows >= self._num_rows[slots]).any()) or int(rows.min()) < 0):
+    def _copied(self, picked: Picked, start: int, end: int) -> npt.NDArray[Any]:
+        """The rows at places ``start`` to ``end``, run by run."""
+        pieces = list(picked.runs_between(start, end))
+        if len(pieces) == 1:
+            [(slot, row, length)] = pieces
+            return self._open(slot)[row : row + length].copy()
+        out, at = np.empty((end - start, *self._shape), self._dtype), 0
+        for slot, row, length in pieces:
+            out[at : at + length] = self._open(slot)[row : row + length]
+            at += length
+        return out
+
+    def _open(self, slot: int) -> npt.NDArray[Any]:
+        array = self._arrays[slot]
+        assert array is not None
+        return array
+
+    def _check(self, picked: Picked) -> None:
+        rows = picked.rows
+        if len(rows) and (bool((rows >= self._num_rows[picked.slots]).any()) or int(rows.min()) < 0):
             raise IndexError("a row lies outside of its shard")
-        out = np.empty((len(rows), *self._shape), dtype=self._dtype)
-        if out.nbytes == 0:
-            return out
-        addresses = rows * self._row_bytes
-        addresses += self._address[slots]
-        breaks = np.flatnonzero(addresses[1:] - addresses[:-1] != self._row_bytes) + 1
-        if len(breaks) * _ROWS_WORTH_A_SLICE < len(rows) or self._row_bytes > _MAX_ADDRESSED_ROW_BYTES:
-            starts = [0, *breaks.tolist()]
-            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-                row = rows[start]
-                out[start:end] = self._arrays[slots[start]][row : row + end - start]
-            return out
-        taken = _rows_at_every_address(self._row_bytes)[addresses]
-        return taken.view(self._dtype).reshape(out.shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from torch_ipfs.dataset.collate import collate_samples, rows_of, split
+from torch_ipfs.dataset.collate import collate_samples, rows_of
 from torch_ipfs.dataset.epoch import EpochShare, Skipped, Step
 from torch_ipfs.dataset.reader import Rows
 from torch_ipfs.errors import ManifestError
@@ -30,6 +30,11 @@ class Given:
     transform: Callable[[Any], Any] | None
     batch_transform: Callable[[Any], Any] | None
     collate_fn: Callable[[Any], Any] | None
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether batches are made of samples, one by one, and not of columns."""
+        return self.transform is not None or self.collate_fn is not None
 
 
 @dataclass(slots=True)
@@ -67,8 +72,9 @@ class Pass:
     """
 
     def __init__(self, share: EpochShare, given: Given, progress: Progress, *, outputs: bool) -> None:
-        self._share, self._progress, self._gives_outputs = share, progress, outputs
-        self._outputs = _samples(share, given) if given.batch_size is None else _batches(share, given, given.batch_size)
+        self._share, self._given, self._progress, self._gives_outputs = share, given, progress, outputs
+        self._batches: list[Any] = []
+        self._outputs: Iterator[Output] = iter(())
         self._skipped = Skipped()
         self._any = False
 
@@ -77,22 +83,51 @@ class Pass:
 
     def __next__(self) -> Any:
         while True:
-            try:
-                output = next(self._outputs)
-            except StopIteration:
-                self._end()
-                raise
-            except BaseException:
-                self._share.close()
-                raise
+            if self._batches:  # that were gathered together: where they are small every line here counts
+                self._progress.rounds += 1
+                batch = self._batches.pop()
+                if self._given.batch_transform is not None:
+                    batch = self._given.batch_transform(batch)
+                return Output(batch, True, _NONE_SKIPPED) if self._gives_outputs else batch
+            output = self._next_output()
+            if output is None:
+                continue
             self._progress.rounds += 1
             if self._gives_outputs:
                 return output
-            if output.skipped.count:
-                self._skipped.merge(output.skipped)
+            self._skipped.merge(output.skipped)
             if output.has_value:
                 self._any = True
                 return output.value
+
+    def _next_output(self) -> Output | None:
+        """The next of those that are made one by one; ``None`` where more had to be read first.
+
+        :raises StopIteration: the pass is over.
+        """
+        try:
+            output = next(self._outputs, None)
+            if output is None:
+                self._read()
+        except StopIteration:
+            self._end()
+            raise
+        except BaseException:
+            self._share.close()
+            raise
+        return output
+
+    def _read(self) -> None:
+        """Read the next step, or as many as are read together."""
+        step, given = next(self._share), self._given
+        if given.batch_size is None:
+            self._outputs = _samples(self._share, given, step)
+        elif step.errors or given.by_sample:
+            self._outputs = _batches_one_by_one(self._share, given, step, given.batch_size)
+        else:
+            self._batches = self._share.reader.batches(step.rows, given.batch_size)
+            self._batches.reverse()
+            self._any = True
 
     def _end(self) -> None:
         self._share.close()
@@ -113,45 +148,33 @@ def report_skipped(skipped: Skipped, *, nothing_left: bool) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def _batches(share: EpochShare, given: Given, batch_size: int) -> Iterator[Output]:
-    for step in share:
-        if step.errors or given.transform is not None or given.collate_fn is not None:
-            yield from _batches_one_by_one(share, given, step, batch_size)
-            continue
-        for batch in split(share.reader.batch(step.rows), len(step.rows), batch_size):
-            yield Output(_transformed(given, batch), True, _NONE_SKIPPED)
-
-
 def _batches_one_by_one(share: EpochShare, given: Given, step: Step, batch_size: int) -> Iterator[Output]:
     places = np.arange(step.length) if step.places is None else step.places
     for start in range(0, step.length, batch_size):
         first, end = np.searchsorted(places, (start, start + batch_size)).tolist()
+        step.check(start, start + batch_size)
         value = _batch(share, given, step.rows[first:end]) if end > first else None
         yield Output(value, end > first, step.skipped(start, start + batch_size))
 
 
 def _batch(share: EpochShare, given: Given, rows: Rows) -> Any:
     batch: Any = share.reader.batch(rows)
-    if given.transform is not None or given.collate_fn is not None:
+    if given.by_sample:
         samples: list[Any] = rows_of(batch, len(rows))
         if given.transform is not None:
             samples = [given.transform(sample) for sample in samples]
         batch = given.collate_fn(samples) if given.collate_fn else collate_samples(samples, share.reader.schema)
-    return _transformed(given, batch)
-
-
-def _transformed(given: Given, batch: Any) -> Any:
     return batch if given.batch_transform is None else given.batch_transform(batch)
 
 
-def _samples(share: EpochShare, given: Given) -> Iterator[Output]:
-    for step in share:
-        samples = iter(rows_of(share.reader.batch(step.rows), len(step.rows)))
-        there = None if step.places is None else set(step.places.tolist())
-        for place in range(step.length):
-            skipped = step.skipped(place, place + 1) if step.errors else _NONE_SKIPPED
-            if there is not None and place not in there:
-                yield Output(None, False, skipped)
-                continue
-            sample = next(samples)
-            yield Output(sample if given.transform is None else given.transform(sample), True, skipped)
+def _samples(share: EpochShare, given: Given, step: Step) -> Iterator[Output]:
+    samples = iter(rows_of(share.reader.batch(step.rows), len(step.rows)))
+    there = None if step.places is None else set(step.places.tolist())
+    for place in range(step.length):
+        skipped = step.skipped(place, place + 1) if step.errors else _NONE_SKIPPED
+        if there is not None and place not in there:
+            step.check(place, place + 1)
+            yield Output(None, False, skipped)
+            continue
+        sample = next(samples)
+        yield Output(sample if given.transform is None else given.transform(sample), True, skipped)

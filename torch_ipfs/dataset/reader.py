@@ -168,9 +168,13 @@ class Reader:
             self._leaves[slot] = _ByRow(leaf)
 
     def batch(self, rows: Rows) -> Batch:
-        """The values of ``rows``, all of which could be had."""
+        """The values of ``rows``, all of which could be had, as one batch."""
+        return self.batches(rows, max(1, len(rows)))[0] if len(rows) else {}
+
+    def batches(self, rows: Rows, batch_rows: int) -> list[Batch]:
+        """The values of ``rows``, all of which could be had, as batches of ``batch_rows`` and a shorter last one."""
         self.counters[SAMPLES] += len(rows)
-        return self.table.rows(rows.slots, rows.rows)
+        return self.table.batches(rows.slots, rows.rows, batch_rows)
 
     def forget_broken(self) -> None:
         """Try again, from now on, what could not be had: a new epoch may find it."""

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.dataset.collate import Batch, to_tensor, to_torch
-from torch_ipfs.dataset.gather import Gather
+from torch_ipfs.dataset.collate import Batch, maps_of, to_tensor, to_torch
+from torch_ipfs.dataset.gather import Gather, Picked
 from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Shard, StructColumn
 from torch_ipfs.manifest.schema import Field, Schema
 
@@ -34,7 +34,11 @@ class _Objects:
         else:
             self._columns[slot] = column
 
-    def rows(self, slots: Int64s, rows: Int64s) -> list[Any]:
+    def parts(self, picked: Picked, batch_rows: int) -> list[list[Any]]:
+        values = self._values(picked.slots, picked.rows)
+        return [values[at : at + batch_rows] for at in range(0, len(values), batch_rows)]
+
+    def _values(self, slots: Int64s, rows: Int64s) -> list[Any]:
         out: list[Any] = [None] * len(rows)
         for slot in dict.fromkeys(slots.tolist()):
             chosen = np.flatnonzero(slots == slot)
@@ -60,15 +64,16 @@ class _Columns:
             else:
                 over_slots.set(slot, None if column is None else _as(StructColumn, column).columns)
 
-    def rows(self, slots: Int64s, rows: Int64s) -> Batch:
-        batch: Batch = {}
+    def parts(self, picked: Picked, batch_rows: int) -> list[Batch]:
+        """The rows picked as batches of ``batch_rows``, the last one shorter where it must be."""
+        columns: dict[str, list[Any]] = {}
         for name, field in self._fields:
             over_slots = self._columns[name]
             if isinstance(over_slots, Gather):
-                batch[name] = to_tensor(over_slots.rows(slots, rows), field.dtype)
+                columns[name] = [to_tensor(part, field.dtype) for part in over_slots.parts(picked, batch_rows)]
             else:
-                batch[name] = over_slots.rows(slots, rows)
-        return batch
+                columns[name] = list(over_slots.parts(picked, batch_rows))
+        return maps_of(columns, -(-len(picked.rows) // batch_rows))
 
 
 def _over_slots(field: Field) -> Gather | _Objects | _Columns:
@@ -156,6 +161,9 @@ class ShardTable:
             self.open[slot] = False
             self._columns.set(slot, None)
 
-    def rows(self, slots: Int64s, rows: Int64s) -> Batch:
-        """The batch of the samples at ``rows`` of the shards in ``slots``, which are open. Shapes (n,)."""
-        return self._columns.rows(slots, rows)
+    def batches(self, slots: Int64s, rows: Int64s, batch_rows: int) -> list[Batch]:
+        """The samples at ``rows`` of the shards in ``slots``, which are open, as batches. Shapes (n,).
+
+        :param batch_rows: samples of each batch; the last one has fewer where it must.
+        """
+        return self._columns.parts(Picked.of(slots, rows), batch_rows)

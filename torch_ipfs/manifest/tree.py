@@ -76,6 +76,7 @@ class Node:
         self._cids = b"".join(cids)
         self.firsts: Int64s = np.cumsum(self.counts) - self.counts + first
         self.num_samples = leaf.count if leaf else int(self.counts.sum())
+        self._leaves: dict[int, Leaf] = {}
 
     @property
     def is_leaf(self) -> bool:
@@ -96,7 +97,10 @@ class Node:
 
     def leaf_of(self, i: int) -> Leaf:
         """Child ``i``, which is a packed shard."""
-        return Leaf(self.cid(i), int(self.firsts[i]), int(self.counts[i]), "arrow")
+        leaf = self._leaves.get(i)
+        if leaf is None:
+            leaf = self._leaves[i] = Leaf(self.cid(i), int(self.firsts[i]), int(self.counts[i]), "arrow")
+        return leaf
 
 
 class Manifest:
