@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import torch_ipfs
+from torch_ipfs import unixfs
+from torch_ipfs.blockstore.car_file import CarBlockstore
+from torch_ipfs.blockstore.local import LocalBlockstore
+from torch_ipfs.blockstore.memory import MemoryBlockstore
+from torch_ipfs.cli.main import main
+from torch_ipfs.codec import car, dag_json
+from torch_ipfs.codec.cid import CID
+
+N = 60
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, standard output and standard error of the command."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return status, said.out, said.err
+
+    return command
+
+
+def write(path: Path, **options: Any) -> CID:
+    rows = [{"index": i, "name": f"sample {i}", "x": np.arange(4, dtype=np.float32) + i} for i in range(N)]
+    return torch_ipfs.write_dataset(rows, path, shard_bytes=1024, name="numbers", **options)
+
+
+def damaged(source: Path, cid: CID, to: Path) -> Path:
+    """A copy of a CAR in which one bit of a block is turned."""
+    data = bytearray(source.read_bytes())
+    block = CarBlockstore(source).get(cid)
+    data[data.index(bytes(block)) + len(block) // 2] ^= 1
+    to.write_bytes(data)
+    return to
+
+
+def without(source: Path, cid: CID, to: Path) -> Path:
+    store = CarBlockstore(source)
+    with to.open("wb") as file:
+        car.write(file, store.roots, ((other, store.get(other)) for other in store.cids() if other != cid))
+    return to
+
+
+def test_show_tells_what_the_root_says(run: Run, tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car", version="2", metadata={"license": "CC0", "odd": "\x1b[31mred\n"})
+    status, out, err = run("show", cid, "--source", tmp_path / "a.car")
+    assert (status, err) == (0, "")
+    for line in (f"root: {cid}", "name: numbers", "version: 2", "samples: 60", "license: 'CC0'", "index: int64"):
+        assert line in " ".join(out.split()), line
+    assert "float32[4]" in out
+    assert "\x1b" not in out
+
+
+def test_show_of_a_dataset_with_nodes_below_the_root_reads_few_of_them(run: Run, tmp_path: Path) -> None:
+    shard = {"cid": CID.of(b"a shard", "raw"), "count": 100, "format": "arrow"}
+    node = dag_json.encode({"shards": [shard] * 30})
+    entry = {"cid": CID.of(node, "dag-json"), "count": 3000, "format": "manifest"}
+    root = dag_json.encode({"shards": [entry] * 10, "schema": [{"name": "x", "dtype": "int64"}]})
+    cid = CID.of(root, "dag-json")
+    LocalBlockstore(tmp_path / "store").put_many([(CID.of(node, "dag-json"), node), (cid, root)])
+    status, out, _ = run("show", cid, "-s", tmp_path / "store")
+    assert status == 0
+    assert "about 300 below 10 nodes, of about 100 samples" in out
+
+
+@pytest.mark.parametrize("layout", ["packed", "embedded", "samples"])
+def test_head_prints_the_first_samples(run: Run, tmp_path: Path, layout: str) -> None:
+    cid = write(tmp_path / "a.car", layout=layout)
+    status, out, _ = run("head", cid, "-n", 2, "-s", tmp_path / "a.car")
+    assert status == 0
+    assert "sample 1:" in out
+    assert "'sample 1'" in out
+    assert "float32[4] 1, 2, 3, 4" in out
+    assert "sample 2" not in out
+    assert run("head", cid, "-n", 1000, "-s", tmp_path / "a.car")[1].count("index: int64") == N
+
+
+@pytest.mark.parametrize("layout", ["packed", "embedded", "samples"])
+def test_verify_reads_every_block_and_names_each_bad_one(run: Run, tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "a.car"
+    cid = write(path, layout=layout)
+    cids = list(CarBlockstore(path).cids())
+    status, out, _ = run("verify", cid, "-s", path)
+    assert status == 0
+    assert f"{N} samples, {len(cids)} blocks" in out
+    for bad in (cids[0], cids[len(cids) // 2], cid):
+        for broken in (damaged(path, bad, tmp_path / "bad.car"), without(path, bad, tmp_path / "cut.car")):
+            status, out, err = run("verify", cid, "-s", broken)
+            assert status == 1
+            assert str(bad) in err
+            assert "is whole" not in out
+
+
+def test_verify_goes_on_after_a_bad_block(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.car"
+    cid = write(path)
+    shards = [other for other in CarBlockstore(path).cids() if other != cid]
+    for bad in shards[1:3]:
+        path = damaged(path, bad, tmp_path / f"{bad}.car")
+    status, _, err = run("verify", cid, "-s", path)
+    assert status == 1
+    assert [str(bad) in err for bad in shards] == [bad in shards[1:3] for bad in shards]
+    assert "2 bad blocks" in err
+
+
+def test_verify_checks_what_shards_say(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.car"
+    write(path)
+    store = CarBlockstore(path)
+    shard = next(other for other in store.cids() if other.codec_name == "raw")
+    root = dag_json.encode({"shards": [{"cid": shard, "count": 1_000_000, "format": "arrow"}]})
+    lying = CID.of(root, "dag-json")
+    LocalBlockstore(tmp_path / "store").put_many([(lying, root), (shard, store.get(shard))])
+    status, _, err = run("verify", lying, "-s", tmp_path / "store")
+    assert status == 1
+    assert "claims 1000000" in err
+
+
+def linked_files(store: MemoryBlockstore, layout: Any) -> tuple[CID, list[CID]]:
+    """A dataset whose samples link to files of several blocks each."""
+    files = [unixfs.write(bytes([i]) * (2**20 + 5), store.put) for i in range(3)]
+    rows = [{"clip": {"file": cid, "more": [cid]}, "plain": b"x"} for cid in files]
+    return torch_ipfs.write_dataset(rows, store, layout=layout), files
+
+
+@pytest.mark.parametrize("layout", ["packed", "embedded", "samples"])
+def test_what_samples_link_to_belongs_to_the_dataset(run: Run, tmp_path: Path, layout: str) -> None:
+    store = MemoryBlockstore()
+    cid, files = linked_files(store, layout)
+    for other in list(store.cids()):
+        LocalBlockstore(tmp_path / "from").put(other, store.get(other))
+    status, _, err = run("push", cid, tmp_path / "from", tmp_path / "to.car")
+    assert (status, err) == (0, "")
+    copied = CarBlockstore(tmp_path / "to.car")
+    assert copied.roots == [cid]
+    assert {other.multihash for other in copied.cids()} == {other.multihash for other in store.cids()}
+    path = without(tmp_path / "to.car", files[1], tmp_path / "cut.car")
+    status, _, err = run("verify", cid, "-s", path)
+    assert status == 1
+    assert str(files[1]) in err
+
+
+def test_push_to_a_local_store_pins_the_root(run: Run, tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car")
+    status, out, _ = run("push", cid, tmp_path / "a.car", tmp_path / "store")
+    assert status == 0
+    assert "pinned" in out
+    assert LocalBlockstore(tmp_path / "store").pins() == {cid: "recursive"}
+    assert run("verify", cid, "-s", tmp_path / "store")[0] == 0
+
+
+def test_push_of_a_broken_dataset_leaves_no_file(run: Run, tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car")
+    last = [other for other in CarBlockstore(tmp_path / "a.car").cids() if other != cid][-1]
+    path = damaged(tmp_path / "a.car", last, tmp_path / "bad.car")
+    status, _, err = run("push", cid, path, tmp_path / "to.car")
+    assert status == 1
+    assert str(last) in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "to.car").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["show"],
+        ["show", "no-cid"],
+        ["show", "/ipns/example.org"],
+        ["show", "bafkqaaa", "-s", "/no/such/file.car"],
+        ["show", "bafkqaaa", "-s", "gopher://host"],
+        ["head", "bafkqaaa", "-n", "-1"],
+        ["push", "bafkqaaa", "/no/such/file.car"],
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str]) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("torch-ipfs")
+
+
+def test_what_cannot_be_had_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car")
+    absent = CID.of(b"absent", "dag-cbor")
+    for command in (["show"], ["head"], ["verify"]):
+        status, out, err = run(*command, absent, "-s", tmp_path / "a.car")
+        assert (status, out) == (1, "")
+        assert len(err.splitlines()) == 1
+        assert str(absent) in err
+    assert run("push", cid, tmp_path / "a.car", "http://127.0.0.1:9")[0] == 1
+
+
+def test_the_installed_command_tells_its_version_and_ends_quietly_in_a_closed_pipe(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("torch-ipfs")
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "torch_ipfs.cli.main"]
+    assert subprocess.check_output([*command, "--version"], text=True).startswith("torch-ipfs 0.")
+    cid = torch_ipfs.write_dataset({"x": np.arange(20_000)}, tmp_path / "a.car")
+    head = [*command, "head", str(cid), "-n", "20000", "-s", str(tmp_path / "a.car")]
+    with subprocess.Popen(head, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "sample 0:\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 1

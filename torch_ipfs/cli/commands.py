@@ -1,0 +1,146 @@
+"""What each command does. Each takes its parsed arguments, prints, and gives the exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
+from torch_ipfs.blockstore.local import LocalBlockstore
+from torch_ipfs.blockstore.open import open_blockstore
+from torch_ipfs.cli.text import of_count, of_fields, of_shards, printable
+from torch_ipfs.cli.walk import Found, Walk
+from torch_ipfs.dataset.leaves import dataset_schema
+from torch_ipfs.dataset.write_out import Out, open_sink
+from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.manifest.tree import Manifest, resolve_root
+
+MOST_NAMED = 100
+"""Bad blocks that are named one by one."""
+
+_SAID_FIRST = ("name", "description", "version", "created_at")
+_KUBO = re.compile(r"kubo://|/(?:ip4|ip6|dns|dns4|dns6|dnsaddr|unix)/.", re.IGNORECASE)
+
+
+def show(chosen: Namespace) -> int:
+    """Print what the root says. Of a large dataset's manifest little is read."""
+    store, manifest = _open(chosen)
+    schema = dataset_schema(manifest, store)
+    metadata = {name: value for name, value in manifest.metadata.items() if name != "schema"}
+    said = {name: printable(metadata.pop(name)) for name in _SAID_FIRST if name in metadata}
+    counts = {"samples": of_count(manifest.num_samples), "shards": of_shards(manifest)}
+    for name, text in {"root": str(manifest.root), **said, **counts}.items():
+        print(f"{name + ':':<13} {text}")
+    print("schema:")
+    for name, field in schema.fields:
+        print(f"  {printable(name)}: {field}")
+    if metadata:
+        print("metadata:")
+        print("\n".join(of_fields(metadata)))
+    return 0
+
+
+def head(chosen: Namespace) -> int:
+    """Print the first samples, each field on a line."""
+    from torch_ipfs.dataset.mapped import IPFSMapDataset
+
+    dataset = IPFSMapDataset(chosen.root, chosen.source)
+    for index in range(min(chosen.samples, len(dataset))):
+        print(f"sample {index}:")
+        print("\n".join(of_fields(dataset[index])))
+    return 0
+
+
+def verify(chosen: Namespace) -> int:
+    """Read every block, and name each bad one on standard error."""
+    store, manifest = _open(chosen)
+    counted = _Counted()
+    bad: dict[str, TorchIPFSError] = {}
+    with _progress("verifying") as advance:
+        for found in Walk(store, manifest).blocks():
+            if found.error is None:
+                advance(counted.add(found))
+            else:
+                bad.setdefault(found.error.cid or str(found.cid), found.error)
+    for error in list(bad.values())[:MOST_NAMED]:
+        print(f"bad: {' '.join(str(error).split())}", file=sys.stderr)
+    if bad:
+        print(f"torch-ipfs: {len(bad):,} bad blocks; {counted} are right", file=sys.stderr)
+        return 1
+    print(f"{manifest.root} is whole: {manifest.num_samples:,} samples, {counted}")
+    return 0
+
+
+def push(chosen: Namespace) -> int:
+    """Copy every block. Nothing is pinned, and no CAR file is at its place, before all are there."""
+    store, manifest = _open(chosen)
+    target = _target(chosen.target)
+    counted = _Counted()
+    with open_sink(target) as sink, _progress("pushing") as advance:
+        for found in Walk(store, manifest).blocks():
+            if found.error is not None:
+                raise found.error
+            advance(counted.add(found))
+            sink.put(found.cid, found.block or b"")
+        sink.commit(manifest.root)
+    pinned = _pin(target, manifest)
+    where = target if isinstance(target, str) else getattr(target, "source", "the target")
+    print(f"{manifest.root} is in {where}{', pinned' if pinned else ''}: {counted}")
+    return 0
+
+
+def _open(chosen: Namespace) -> tuple[Blockstore, Manifest]:
+    store = open_blockstore(chosen.source)
+    return store, Manifest(store, resolve_root(store, chosen.root))
+
+
+def _target(name: str) -> Out:
+    """A path, or a store of the network as it is: the cache of this machine has no part in a copy."""
+    if _KUBO.match(name):
+        from torch_ipfs.blockstore.kubo import KuboBlockstore
+
+        return KuboBlockstore(name)
+    return open_blockstore(name) if "://" in name else name
+
+
+def _pin(target: Out, manifest: Manifest) -> bool:
+    """Pin the root where the target can; a local store has it pinned when it is committed."""
+    if isinstance(target, str | os.PathLike):
+        return not os.fspath(target).endswith(".car")
+    if isinstance(target, PinningBlockstore) and not isinstance(target, LocalBlockstore):
+        target.pin(manifest.root)
+        return True
+    return False
+
+
+class _Counted:
+    """Blocks that were read and found right."""
+
+    def __init__(self) -> None:
+        self._blocks = self._bytes = 0
+
+    def add(self, found: Found) -> int:
+        """Count a block; its size in bytes."""
+        size_bytes = len(found.block or b"")
+        self._blocks += 1
+        self._bytes += size_bytes
+        return size_bytes
+
+    def __str__(self) -> str:
+        return f"{self._blocks:,} blocks of {self._bytes:,} bytes"
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error where that is a terminal; its total is not known."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, desc=doing, file=sys.stderr) as bar:
+        yield bar.update

@@ -1,0 +1,210 @@
+"""Every block of a dataset, in the order of its samples, each read and hashed; what cannot be had is told in its place.
+
+A dataset's blocks are those of its manifest, its shards and samples, and whatever these link to: the files behind a field
+of links too, which a recursive pin does not reach where the links lie in packed shards.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from torch_ipfs import codec
+from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.pins import links
+from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
+from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, shard_of
+from torch_ipfs.errors import ManifestError, TorchIPFSError
+from torch_ipfs.manifest.column import Column, FixedColumn, Shard, StructColumn
+from torch_ipfs.manifest.schema import Field
+from torch_ipfs.manifest.tree import Leaf, Manifest, Node
+
+MAX_DEPTH = 128
+"""Links from a shard or a sample to the deepest block below it."""
+
+_LINKING = (DAG_CBOR, DAG_JSON, DAG_PB)
+_TAKEN_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One block.
+
+    :param block: its bytes, which hash to ``cid``; ``None`` where they could not be had.
+    :param error: why not, or what is wrong with what they say.
+    """
+
+    cid: CID
+    block: Block | None
+    error: TorchIPFSError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A block to be read.
+
+    :param leaf: the packed shard that it is, or begins.
+    :param of_manifest: whether the manifest, and not its links, says what is below it.
+    """
+
+    cid: CID
+    leaf: Leaf | None = None
+    of_manifest: bool = False
+
+
+@dataclass(slots=True)
+class _Level:
+    """Blocks that are asked for together: those that were asked for and have not come, and the answers."""
+
+    asked: deque[_Wanted]
+    blocks: Iterator[Block | TorchIPFSError]
+
+    def close(self) -> None:
+        if isinstance(self.blocks, Generator):
+            self.blocks.close()
+
+
+class Walk:
+    """A walk through one dataset.
+
+    :param store: where its blocks are read.
+    :raises TorchIPFSError: the root says no schema, and the first shard cannot be read to find it.
+    """
+
+    def __init__(self, store: Blockstore, manifest: Manifest) -> None:
+        self._store, self._manifest = store, manifest
+        self._schema = dataset_schema(manifest, store)
+        self._has_links = any(_may_link(field) for _, field in self._schema.fields)
+        self._followed: set[CID] = set()
+        self._unlinked: list[TorchIPFSError] = []
+
+    def blocks(self) -> Iterator[Found]:
+        """Each block. One that is linked to from several places comes once where it has links itself, else each time.
+
+        :raises TransportError: the store is out of reach.
+        :raises ManifestError: blocks link to each other over more than ``MAX_DEPTH`` links.
+        """
+        levels = [self._level(self._of_dataset())]
+        try:
+            while levels:
+                level = levels[-1]
+                block = next(level.blocks, None)
+                if block is None:
+                    levels.pop()
+                    continue
+                found, below = self._looked_at(level.asked.popleft(), block)
+                yield found
+                if below:
+                    if len(levels) > MAX_DEPTH:
+                        raise ManifestError(
+                            f"blocks link to each other over more than {MAX_DEPTH} links", cid=found.cid
+                        )
+                    levels.append(self._level(map(_Wanted, below)))
+        finally:
+            for level in levels:
+                level.close()
+        yield from (Found(self._manifest.root, None, error) for error in self._unlinked)
+
+    def _level(self, wanted: Iterator[_Wanted]) -> _Level:
+        asked: deque[_Wanted] = deque()
+
+        def ask() -> Iterator[CID]:
+            for item in wanted:
+                if item.cid not in self._followed:
+                    asked.append(item)
+                    yield item.cid
+
+        return _Level(asked, self._store.get_many(ask(), return_exceptions=True))
+
+    def _of_dataset(self) -> Iterator[_Wanted]:
+        """The blocks of the manifest, and those of the shards and samples that it names."""
+        yield _Wanted(self._manifest.root, of_manifest=True)
+        yield from map(_Wanted, links(self._manifest.metadata))
+        yield from self._below(self._manifest.root_node)
+
+    def _below(self, node: Node) -> Iterator[_Wanted]:
+        if node.leaf is not None:
+            yield from map(_Wanted, self._named_by(node.leaf))
+        for i in range(len(node.counts)):
+            if not node.inner[i]:
+                leaf = node.leaf_of(i)
+                yield _Wanted(leaf.cid, leaf)
+                continue
+            try:
+                child = node.child(i)
+            except BROKEN as error:
+                self._unlinked.append(error)
+                continue
+            yield _Wanted(node.cid(i), of_manifest=True)
+            yield from self._below(child)
+
+    def _named_by(self, leaf: Leaf) -> Iterator[CID]:
+        """What a leaf of linked or embedded samples links to."""
+        if leaf.format != "samples":
+            yield from links(list(leaf.values or ()))
+            return
+        for i, value in enumerate(leaf.values or ()):
+            link = link_of(value, leaf.first + i, leaf.cid)
+            if isinstance(link, CID):
+                yield link
+            else:
+                self._unlinked.append(link)
+
+    def _looked_at(self, wanted: _Wanted, block: Block | TorchIPFSError) -> tuple[Found, list[CID]]:
+        """The answer for a block, and what it links to."""
+        if isinstance(block, TorchIPFSError):
+            return Found(wanted.cid, None, _as_broken(block)), []
+        try:
+            below = self._links(wanted, block)
+        except BROKEN as error:
+            return Found(wanted.cid, block, error), []
+        if below:
+            self._followed.add(wanted.cid)
+        return Found(wanted.cid, block), below
+
+    def _links(self, wanted: _Wanted, block: Block) -> list[CID]:
+        cid = wanted.cid
+        below: list[CID] = []
+        if cid.codec in _LINKING and not (wanted.of_manifest and cid.codec != DAG_PB):
+            below += links(codec.decode(cid, block))
+        if wanted.leaf is not None:
+            shard, _ = shard_of(wanted.leaf, block, self._store, self._schema)
+            if self._has_links:
+                below += _links_of_shard(shard)
+        return below
+
+
+def _as_broken(error: TorchIPFSError) -> TorchIPFSError:
+    """``error``, where it is about one block.
+
+    :raises TransportError: it is about the source.
+    """
+    if not isinstance(error, BROKEN):
+        raise error
+    return error
+
+
+def _may_link(field: Field) -> bool:
+    if field.dtype in ("link", "any"):
+        return True
+    below = [inner for _, inner in field.fields] + ([field.item] if field.item else [])
+    return any(map(_may_link, below))
+
+
+def _links_of_shard(shard: Shard) -> Iterator[CID]:
+    for name, column in shard.columns.items():
+        field = shard.schema.get(name)
+        if field is not None and _may_link(field):
+            yield from _links_of_column(column)
+
+
+def _links_of_column(column: Column) -> Iterator[CID]:
+    if isinstance(column, StructColumn):
+        for inner in column.columns.values():
+            yield from _links_of_column(inner)
+    elif not isinstance(column, FixedColumn):
+        for first in range(0, column.num_rows, _TAKEN_ROWS):
+            yield from links(column.take(np.arange(first, min(first + _TAKEN_ROWS, column.num_rows))))
