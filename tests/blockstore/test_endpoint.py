@@ -87,6 +87,14 @@ def test_a_query_goes_with_each_request():
     assert endpoint.url("/ipfs/x") == "https://host/ipfs/x?token=abc"
 
 
+def test_what_a_url_cannot_hold_is_quoted():
+    endpoint = gateway_endpoint("https://bücher.example/a b/%20?k=a b")
+    assert endpoint.url("/x") == "https://xn--bcher-kva.example/a%20b/%20/x?k=a%20b"
+    for host in ("a..b", "a" * 64):
+        with pytest.raises(OptionError):
+            gateway_endpoint(f"https://{host}")
+
+
 SECRET = "s3cr3t-t0k3n"
 
 

@@ -15,6 +15,8 @@ from tests.network.gateways import block, options
 from tests.network.nodes import KuboNode
 from tests.network.staged import Asked, Connection, forward, serving
 from torch_ipfs.blockstore.base import PinningBlockstore
+from torch_ipfs.blockstore.fetch_options import FetchOptionsDict
+from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
@@ -272,11 +274,14 @@ def test_who_is_not_let_in_is_told_so_without_secrets(guarded_node: KuboNode):
 # Faults
 
 
-def test_a_daemon_that_is_killed_and_started_again_loses_nothing(own_kubo_node: KuboNode):
+@pytest.mark.parametrize("by", ["rpc", "gateway"])
+def test_a_daemon_that_is_killed_and_started_again_loses_nothing(own_kubo_node: KuboNode, by: str):
     own_kubo_node.start()
     blocks = [block(i, 10_000) for i in range(600)]
-    store = KuboBlockstore(own_kubo_node.rpc, backoff_s=0.05, retries=100, in_flight=8)
-    store.put_many(blocks)
+    patient: FetchOptionsDict = {"backoff_s": 0.05, "retries": 100, "in_flight": 8}
+    node = KuboBlockstore(own_kubo_node.rpc, **patient)
+    node.put_many(blocks)
+    store = node if by == "rpc" else GatewayBlockstore(own_kubo_node.gateway, **patient)
     answers = store.get_many([cid for cid, _ in blocks])
     got = [next(answers) for _ in range(100)]
     own_kubo_node.stop()
@@ -286,6 +291,7 @@ def test_a_daemon_that_is_killed_and_started_again_loses_nothing(own_kubo_node: 
     restart.join()
     assert got == [data for _, data in blocks]
     assert store.stats()["retries"] > 0
+    node.close()
     store.close()
 
 

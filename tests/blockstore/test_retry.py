@@ -27,7 +27,7 @@ class Attempts:
 
 
 def retrying(timeout_s: float = 10.0, **options) -> Retry:
-    return Retry(FetchOptions(**{"backoff_s": 0.001, **options}), timeout_s)
+    return Retry(FetchOptions(**{"backoff_s": 0.001, **options}), timeout_s, "source")
 
 
 @pytest.mark.parametrize("failures", [0, 1, 3])

@@ -3,7 +3,8 @@ from __future__ import annotations
 import logging
 import pickle
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import trustme
@@ -11,7 +12,8 @@ import trustme
 from tests.network.gateways import CID_0, DATA_0, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
-from torch_ipfs.errors import TorchIPFSError, TransportError
+from torch_ipfs.blockstore.transport import _environment_proxy
+from torch_ipfs.errors import OptionError, TorchIPFSError, TransportError
 
 TOKEN = "t0ps3cr3t"
 
@@ -109,6 +111,47 @@ def test_no_redirect_leads_from_https_to_http(tls: Callable, authority: trustme.
             store.get(CID_0)
         store.close()
         assert plain.asked == []
+
+
+def test_certificates_that_cannot_be_read(tmp_path: Path):
+    (tmp_path / "empty.pem").touch()
+    for ca_file in (tmp_path / "absent.pem", tmp_path / "empty.pem"):
+        store = GatewayBlockstore("https://127.0.0.1:1", ca_file=ca_file)
+        with pytest.raises(OptionError, match="ca_file"):
+            store.get(CID_0)
+
+
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No proxy in the environment but those that the test sets."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    _environment_proxy.cache_clear()
+    yield monkeypatch
+    _environment_proxy.cache_clear()
+
+
+def test_the_environments_proxy_is_used_but_not_for_this_machine(proxies: pytest.MonkeyPatch):
+    with serving(holding({CID_0: DATA_0})) as server:
+        proxies.setenv("http_proxy", server.url)
+        store = GatewayBlockstore("http://gateway.invalid", **options())
+        assert store.get(CID_0) == DATA_0
+        store.close()
+        assert server.asked[0].target == f"http://gateway.invalid/ipfs/{CID_0}?format=raw"
+        store = GatewayBlockstore(server.url, **options())
+        assert store.get(CID_0) == DATA_0
+        store.close()
+
+
+def test_hosts_without_proxy_and_proxies_of_another_kind(proxies: pytest.MonkeyPatch):
+    proxies.setenv("http_proxy", "socks5://127.0.0.1:1")
+    proxies.setenv("no_proxy", "gateway.invalid")
+    for host, error in (("gateway.invalid", TransportError), ("other.invalid", OptionError)):
+        store = GatewayBlockstore(f"http://{host}", **options())
+        with pytest.raises(error):
+            store.get(CID_0)
+        store.close()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from torch_ipfs.errors import OptionError
 
@@ -18,6 +18,8 @@ RPC_PORT = 5001
 _RPC_PATH = "/api/v0"
 _MULTIADDR_SCHEMES = {"": "http", "http": "http", "https": "https", "tls/http": "https"}
 _REDACTED = "***"
+_SAFE = "/%:@!$&'()*+,;=-._~"
+"""What stands for itself in a URL's path."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -121,7 +123,7 @@ def _from_url(
         if len(value) >= 8:  # a shorter one is a flag, and would blot out words of a message
             secrets.append(value)
     secrets += [value for _, value in parse_qsl(parts.query)] + ([parts.query] if parts.query else [])
-    netloc = f"[{host}]" if ":" in host else host
+    netloc = f"[{host}]" if ":" in host else _ascii(host)
     source = shown.split("?", 1)[0].rstrip("/")
     if parts.username is not None:
         scheme, _, rest = source.partition("://")
@@ -129,12 +131,19 @@ def _from_url(
     return Endpoint(
         scheme=parts.scheme.lower(),
         netloc=netloc if port is None else f"{netloc}:{port}",
-        path=parts.path.rstrip("/"),
-        query=parts.query,
+        path=quote(parts.path.rstrip("/"), safe=_SAFE),
+        query=quote(parts.query, safe=_SAFE + "?"),
         headers=tuple(sent),
         source=source,
         secrets=tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True)),
     )
+
+
+def _ascii(host: str) -> str:
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        raise OptionError("not a URL: its host cannot be looked up") from None
 
 
 def _authorization(bearer: str | None, basic: tuple[str, str] | None) -> tuple[list[tuple[str, str]], list[str]]:

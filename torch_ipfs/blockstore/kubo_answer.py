@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from torch_ipfs.blockstore.retry import Later
 from torch_ipfs.blockstore.transport import Refusal, Request, later_or_broken
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, OptionError, TransportError
 
 _MISSING = ("could not find", "not found", "context deadline exceeded")
 _ENDING = ("context canceled", "shutting down", "closed")
+"""What a node says that is about to end; another may be there soon."""
 _MAX_WORDS = 300
 """Characters of what a node says that go into an error."""
 
@@ -21,7 +23,10 @@ def judge(refusal: Refusal, request: Request, source: str) -> Exception:
         words = json.loads(refusal.text)["Message"]
     except (ValueError, LookupError, TypeError):
         return later_or_broken(refusal, request, source)
-    return told(str(words), request.cid, source)
+    words = str(words)
+    if any(sign in words for sign in _ENDING):
+        return Later(words[:_MAX_WORDS])
+    return told(words, request.cid, source)
 
 
 def told(words: str, cid: CID | None, source: str) -> Exception:

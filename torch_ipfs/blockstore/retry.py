@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,8 @@ from typing import TypeVar
 from torch_ipfs.blockstore.fetch_options import FetchOptions
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class Later(Exception):
@@ -30,9 +33,11 @@ class Retry:
     """Attempts at one host. A Retry-After holds all of them back, not only the one that was told.
 
     :param timeout_s: the most that one call may take, its waits included.
+    :param source: the host's name in the log, which tells of each attempt that failed (INFO).
     """
 
-    def __init__(self, options: FetchOptions, timeout_s: float) -> None:
+    def __init__(self, options: FetchOptions, timeout_s: float, source: str) -> None:
+        self._source = source
         self._options = options
         self._timeout_s = timeout_s
         self._hold_until = 0.0
@@ -61,6 +66,7 @@ class Retry:
             try:
                 return await attempt()
             except Later as failure:
+                _log.info("%s: %s", self._source, failure)
                 failures.append(failure)
                 self._hold(failure.retry_after_s)
                 raise

@@ -6,6 +6,7 @@ What is not 200 is judged by the store (:data:`Judge`): missing, refused, later 
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +21,7 @@ from torch_ipfs.blockstore.endpoint import Endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions
 from torch_ipfs.blockstore.loop_thread import LoopThread, LoopThreads
 from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
-from torch_ipfs.errors import BlockTooLarge, HashMismatch, TransportError
+from torch_ipfs.errors import BlockTooLarge, HashMismatch, OptionError, TransportError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -108,7 +109,7 @@ class Transport:
         self._patience_s = patience_s
         self._ca_file = ca_file
         self.timeout_s = options.timeout_s + patience_s
-        self.retry = Retry(options, self.timeout_s)
+        self.retry = Retry(options, self.timeout_s, endpoint.source)
         self.counts = dict.fromkeys(("requests", "blocks", "bytes", "hash_mismatches"), 0)
         silence_s = self.timeout_s if patience_s else options.stall_s
         self._loops = LoopThreads(
@@ -248,7 +249,7 @@ class Transport:
             )
             if response.status not in _REDIRECTS:
                 return response
-            response.close()
+            response.release()
             target = self._target(response, request)
             if target.origin() != url.origin():
                 headers = dict(request.headers)
@@ -306,7 +307,10 @@ async def _session(
 
     import aiohttp
 
-    trusted = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    try:
+        trusted = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OptionError(f"ca_file {ca_file!r} holds no certificates that can be read: {error}") from None
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=silence_s),
@@ -319,9 +323,22 @@ async def _session(
 
 @lru_cache(maxsize=64)
 def _environment_proxy(scheme: str, host: str) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host.
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host; none for this machine itself.
 
     aiohttp's own ``trust_env`` asks a thread for each request, and reads ~/.netrc into requests that have a token already.
+
+    :raises OptionError: it is of a kind that cannot be used.
     """
-    proxies = getproxies()
-    return None if scheme not in proxies or proxy_bypass(host) else proxies[scheme]
+    proxy = getproxies().get(scheme)
+    if proxy is None or _is_loopback(host) or proxy_bypass(host):
+        return None
+    if not proxy.startswith(("http://", "https://")):
+        raise OptionError(f"{scheme.upper()}_PROXY names a proxy that is not an http:// or https:// URL")
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
