@@ -419,8 +419,14 @@ def test_who_waits_for_a_fetch_that_fails_fetches_next(tmp_path: Path) -> None:
 
 def test_claims_are_let_go_of_however_slow_the_reader_is(tmp_path: Path) -> None:
     blocks = blocks_of(40)
-    first = CachedBlockstore(DictStore(blocks), tmp_path, wait_s=DEADLINE_S)
-    reader = first.get_many([cid for cid, _ in blocks])
+    inner = StagedStore(blocks)
+    inner.gate.clear()
+
+    def wanted() -> Iterator[CID]:
+        yield from (cid for cid, _ in blocks)
+        inner.gate.set()
+
+    reader = CachedBlockstore(inner, tmp_path, wait_s=DEADLINE_S).get_many(wanted())
     assert next(reader) == blocks[0][1]  # and no more of it
     wait_until(lambda: len(files_of(tmp_path)) == 40, "the rest is fetched without the reader")
     second = CachedBlockstore(StagedStore([]), tmp_path)

@@ -44,7 +44,9 @@ class CachedReads:
         self._blocks = blocks
         self._disk = blocks.disk
         self._ahead: Ahead[_CachedRequest] = Ahead(window_bytes)
-        self._fetcher = FetchThread(blocks.store, self._fetched, self._admit)
+        self._fetcher = FetchThread(
+            blocks.store, self._fetched, self._admit, lambda request: self._release(request.multihash)
+        )
         self._hash_threads = spare_threads()
         self._most_inline_bytes = INLINE_BYTES if self._hash_threads else MAX_BLOCK_BYTES
         self._hashing: ThreadPoolExecutor | None = None

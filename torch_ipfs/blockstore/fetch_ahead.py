@@ -72,7 +72,7 @@ class Ahead(Generic[R]):
         self._block_bytes = GUESSED_BYTES
         self._pending: deque[R] = deque()
         self._failure: Exception | None = None
-        self._closed = False
+        self.is_closed = False
         self._process = os.getpid()
 
     @property
@@ -105,7 +105,7 @@ class Ahead(Generic[R]):
     def keep_back(self, is_awaited: Callable[[R], bool]) -> None:
         """Wait, as a thread that answers, until there is room for more, or until what is awaited depends on it."""
         with self.changed:
-            while self.is_full and not self._closed and not (self.awaited is not None and is_awaited(self.awaited)):
+            while self.is_full and not self.is_closed and not (self.awaited is not None and is_awaited(self.awaited)):
                 self.changed.wait()
 
     def in_order(
@@ -140,7 +140,7 @@ class Ahead(Generic[R]):
     def close(self) -> None:
         """Let threads that were kept back go on; nothing is given out any more."""
         with self.changed:
-            self._closed = True
+            self.is_closed = True
             self.changed.notify_all()
 
     def _fill(self, requests: Iterator[R]) -> None:
@@ -187,6 +187,7 @@ class FetchThread(Generic[R]):
 
     :param answered: told each answer, in this thread; may wait, which keeps the store back.
     :param admit: asked before a request is handed to the store; may settle it otherwise and answer no. Any thread.
+    :param dropped: told, after the iterator was closed, each request that was admitted and will not be answered.
     """
 
     def __init__(
@@ -194,14 +195,16 @@ class FetchThread(Generic[R]):
         store: Blockstore,
         answered: Callable[[R, Answer], None],
         admit: Callable[[R], bool] = lambda _: True,
+        dropped: Callable[[R], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._answered = answered
         self._admit = admit
+        self._dropped = dropped
         self._changed = threading.Condition()
         self._queue: deque[R] = deque()
         self._asked: deque[R] = deque()
-        self._results: Iterator[Block | TorchIPFSError] | None = None
+        self._ran_dry = False
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -221,7 +224,7 @@ class FetchThread(Generic[R]):
             self._queue.clear()
             return withdrawn
 
-    def outstanding(self) -> list[R]:
+    def unanswered(self) -> list[R]:
         """The requests that were handed to the store and are not answered."""
         with self._changed:
             return list(self._asked)
@@ -247,42 +250,57 @@ class FetchThread(Generic[R]):
 
     def _round(self) -> None:
         """One ``get_many`` of the store. What it leaves unanswered is answered with why."""
-        failure: BaseException
         results: Iterator[Block | TorchIPFSError] | None = None
+        self._ran_dry = False
+        got_nowhere = False
+        failure: BaseException = TransportError(
+            "the store stopped before it had answered for all blocks", source=source_of(self._store)
+        )
         try:
             results = self._store.get_many(_Feed(self._next), return_exceptions=True)
-            for answer in results:
-                self._take(answer)
-                if self._closed:
-                    break
-            failure = _broke_off(self._store)
+            got_nowhere = not self._take_all(results) and not self._ran_dry
         except OSError as error:
-            failure = _broke_off(self._store)
             failure.__cause__ = error
+            got_nowhere = True
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told, in its own thread
             failure = error
+            got_nowhere = True
         finally:
             if results is not None:
                 close_iterator(results)
-        for request in self._forget():
-            self._answered(request, failure)
+        left = self._forget()
+        if not left and got_nowhere and self._next() is not None:
+            left = self._forget()  # a store that fails before it asks for anything must not be tried for ever
+        for request in left:
+            if self._closed:
+                self._dropped(request)
+            else:
+                self._answered(request, failure)
+
+    def _take_all(self, results: Iterator[Block | TorchIPFSError]) -> int:
+        """Hand on what the store answers; how many answers there were."""
+        taken = 0
+        for answer in results:
+            if self._closed:
+                break
+            with self._changed:
+                request = self._asked.popleft()
+            taken += 1
+            self._answered(request, answer)
+        return taken
 
     def _next(self) -> CID | None:
         """What the store is to be asked next, if there is anything at present."""
         while True:
             with self._changed:
-                if not self._queue or self._closed:
+                self._ran_dry = not self._queue or self._closed
+                if self._ran_dry:
                     return None
                 request = self._queue.popleft()
             if self._admit(request):
                 with self._changed:
                     self._asked.append(request)
                 return request.cid
-
-    def _take(self, answer: Answer) -> None:
-        with self._changed:
-            request = self._asked.popleft()
-        self._answered(request, answer)
 
     def _forget(self) -> list[R]:
         with self._changed:
@@ -311,12 +329,8 @@ def close_iterator(iterator: Iterator[object]) -> None:
     """Close an iterator that can be; a store's cancels what is in flight then."""
     close = getattr(iterator, "close", None)
     if close is not None:
-        with suppress(TorchIPFSError):
+        with suppress(Exception):
             close()
-
-
-def _broke_off(store: Blockstore) -> TransportError:
-    return TransportError("the store stopped before it had answered for all blocks", source=source_of(store))
 
 
 def source_of(store: Blockstore) -> str:

@@ -1,0 +1,564 @@
+"""Several sources: who is asked, who is not any more, and what comes out."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.blockstore.staged_stores import DEADLINE_S, DictStore, StagedStore, blocks_of, down, got, wait_until
+from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES
+from torch_ipfs.blockstore.cached import CachedBlockstore
+from torch_ipfs.blockstore.local import LocalBlockstore
+from torch_ipfs.blockstore.memory import MemoryBlockstore
+from torch_ipfs.blockstore.source_health import SourceHealth
+from torch_ipfs.blockstore.tiered import TieredBlockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import (
+    BlockNotFound,
+    BlockRefused,
+    BlockTooLarge,
+    HashMismatch,
+    OptionError,
+    TorchIPFSError,
+    TransportError,
+)
+from torch_ipfs.testing import BlockstoreConformance
+
+MIB = 2**20
+BLOCKS = blocks_of(100)
+CIDS = [cid for cid, _ in BLOCKS]
+DATAS = [data for _, data in BLOCKS]
+
+
+class TestTieredBlockstore(BlockstoreConformance):
+    window_bytes = 64 * MIB
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[TieredBlockstore]:
+        first, second = (LocalBlockstore(tmp_path / name, fsync=False) for name in ("first", "second"))
+        first.put_many(self.blocks()[::2])
+        second.put_many(self.blocks()[1::2])
+        store = TieredBlockstore([first, second])
+        yield store
+        store.close()
+
+
+class TestTieredBlockstoreOfStoresThatVerifyNothing(BlockstoreConformance):
+    shared = False
+    window_bytes = 16 * MIB
+
+    @pytest.fixture
+    def store(self) -> Iterator[TieredBlockstore]:
+        sources = [DictStore(self.blocks()[::2], "first"), DictStore(self.blocks()[1::2], "second")]
+        store = TieredBlockstore(sources, window_bytes=self.window_bytes)
+        yield store
+        store.close()
+
+    def forge(self, store: TieredBlockstore, cid: CID, data: bytes) -> None:
+        for source in store.stores:
+            assert isinstance(source, DictStore)
+            source.blocks.pop(cid.multihash, None)
+        store.stores[0].blocks[cid.multihash] = data  # type: ignore[attr-defined]
+
+
+class ReadOnly(DictStore):
+    def put(self, cid: CID, data: Any) -> None:
+        raise TransportError("read-only", cid=cid, source=self.source)
+
+
+class TestTieredBlockstoreWithAReadOnlySource(BlockstoreConformance):
+    shared = False
+    window_bytes = 16 * MIB
+
+    @pytest.fixture
+    def store(self) -> Iterator[TieredBlockstore]:
+        sources = [ReadOnly([], "read-only"), DictStore(self.blocks(), "writable")]
+        store = TieredBlockstore(sources, window_bytes=self.window_bytes)
+        yield store
+        store.close()
+
+    def forge(self, store: TieredBlockstore, cid: CID, data: bytes) -> None:
+        store.stores[1].blocks[cid.multihash] = data  # type: ignore[attr-defined]
+
+
+class TestTieredBlockstoreOfCaches(TestTieredBlockstore):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[TieredBlockstore]:
+        first, second = (LocalBlockstore(tmp_path / name, fsync=False) for name in ("first", "second"))
+        first.put_many(self.blocks()[::2])
+        second.put_many(self.blocks()[1::2])
+        store = TieredBlockstore([CachedBlockstore(each, tmp_path / "cache") for each in (first, second)])
+        yield store
+        store.close()
+
+
+class TestCachedTiers(BlockstoreConformance):
+    window_bytes = 64 * MIB
+    shared = False
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[CachedBlockstore]:
+        tiers = TieredBlockstore([DictStore([], "first"), DictStore(self.blocks(), "second")])
+        store = CachedBlockstore(tiers, tmp_path / "cache")
+        yield store
+        store.close()
+
+
+# Who is asked
+
+
+@pytest.fixture
+def two() -> tuple[StagedStore, StagedStore]:
+    return StagedStore(BLOCKS, "first"), StagedStore(BLOCKS, "second")
+
+
+def counted(store: TieredBlockstore, name: str) -> list[Any]:
+    return [source[name] for source in store.stats()["sources"]]
+
+
+def test_the_first_source_serves_what_it_has(two: tuple[StagedStore, StagedStore]) -> None:
+    first, second = two
+    for cid in CIDS[1::2]:
+        del first.blocks[cid.multihash]
+    store = TieredBlockstore(two)
+    assert [store.get(cid) for cid in CIDS[:10]] == DATAS[:10]
+    assert got(store, CIDS) == DATAS
+    assert set(second.asked) == set(CIDS[1::2])
+    assert counted(store, "served") == [55, 55]
+    assert counted(store, "bytes") == [55_000, 55_000]
+    assert counted(store, "not_found") == [55, 0]
+    assert counted(store, "source") == ["first", "second"]
+    assert store.source == "first, second"
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_a_source_that_is_down_is_left_alone_and_comes_back(
+    two: tuple[StagedStore, StagedStore], caplog: pytest.LogCaptureFixture, *, many: bool
+) -> None:
+    first, second = two
+    first.failure = down("first")
+    store = TieredBlockstore(two, demote_s=0.2)
+
+    def read() -> None:
+        if many:
+            assert got(store, CIDS) == DATAS
+        else:
+            assert [store.get(cid) for cid in CIDS] == DATAS
+
+    with caplog.at_level(logging.INFO):
+        read()
+        if not many:
+            assert len(first.asked) == 1
+        assert counted(store, "demoted") == [True, False]
+        assert "first is asked last for 0.2 s: TransportError: connection refused" in caplog.text
+        first.failure = None
+        second.asked.clear()
+        wait_until(lambda: store.get(CIDS[0]) and "first answers again" in caplog.text, "the source is back")
+    assert counted(store, "demoted") == [False, False]
+    second.asked.clear()
+    read()
+    assert second.asked == []
+
+
+def test_a_source_that_fails_its_trials_is_tried_less_and_less(two: tuple[StagedStore, StagedStore]) -> None:
+    first, _ = two
+    first.failure = down("first")
+    store = TieredBlockstore(two, demote_s=0.01, demote_max_s=60)
+    started = time.monotonic()
+    while time.monotonic() - started < 0.4:
+        assert store.get(CIDS[0]) == DATAS[0]
+    assert 2 <= len(first.asked) <= 7  # 0, 10, 30, 70, 150, 310 ms
+
+
+def test_a_source_that_lies_is_named_and_another_serves(
+    two: tuple[StagedStore, StagedStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = two
+    first.forged[CIDS[3]] = DATAS[4]
+    for store, read in (
+        (TieredBlockstore(two), lambda store: store.get(CIDS[3])),
+        (TieredBlockstore(two), lambda store: got(store, CIDS)[3]),
+    ):
+        caplog.clear()
+        assert read(store) == DATAS[3]
+        assert counted(store, "bad_blocks") == [1, 0]
+        bad = [record.getMessage() for record in caplog.records if "bad block" in record.getMessage()]
+        assert len(bad) == 1
+        assert bad[0].startswith(f"a bad block from first for {CIDS[3]}: HashMismatch")
+        assert {record.name for record in caplog.records} == {"torch_ipfs.blockstore.tiered"}
+
+
+def test_the_log_says_who_served_what(two: tuple[StagedStore, StagedStore], caplog: pytest.LogCaptureFixture) -> None:
+    del two[0].blocks[CIDS[1].multihash]
+    with caplog.at_level(logging.DEBUG, "torch_ipfs.blockstore.tiered"):
+        got(TieredBlockstore(two), CIDS[:2])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"block {CIDS[0]} from first",
+        f"block {CIDS[1]} from second",
+    ]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_a_slow_source_is_not_waited_for(two: tuple[StagedStore, StagedStore], *, many: bool) -> None:
+    first, second = two
+    first.gate.clear()
+    store = TieredBlockstore(two, slow_s=0.2, demote_s=60)
+    started = time.monotonic()
+    if many:
+        assert got(store, CIDS) == DATAS
+    assert [store.get(cid) for cid in CIDS] == DATAS
+    assert time.monotonic() - started < 2.0
+    assert counted(store, "slow") == [1, 0]
+    assert counted(store, "demoted") == [True, False]
+    assert len(first.asked) <= 2
+    assert len(second.asked) >= 100
+    first.gate.set()
+    store.close()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_a_slow_source_that_alone_has_the_block_gives_it(many: bool, no_leaks: None) -> None:
+    slow, empty = StagedStore(BLOCKS, "slow"), StagedStore([], "empty")
+    slow.gate.clear()
+    store = TieredBlockstore([slow, empty], slow_s=0.05, timeout_s=DEADLINE_S)
+
+    def open_gate() -> None:
+        wait_until(lambda: empty.asked, "the other is asked")
+        slow.gate.set()
+
+    opened = threading.Thread(target=open_gate)
+    opened.start()
+    if many:
+        assert got(store, CIDS) == DATAS
+    else:
+        assert store.get(CIDS[0]) == DATAS[0]
+    opened.join()
+    assert counted(store, "served")[1] == 0
+    store.close()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_a_source_that_never_answers_ends_in_an_error(many: bool) -> None:
+    stuck, empty = StagedStore(BLOCKS, "stuck"), StagedStore([], "empty")
+    stuck.gate.clear()
+    store = TieredBlockstore([stuck, empty], slow_s=0.05, timeout_s=0.3)
+    started = time.monotonic()
+    with pytest.raises(TransportError, match=r"stuck: TransportError: no answer within 0\.3 s; empty: BlockNotFound"):
+        list(store.get_many(CIDS[:1])) if many else store.get(CIDS[0])
+    assert time.monotonic() - started < 2.0
+    stuck.gate.set()
+    store.close()
+
+
+def test_a_source_that_dies_half_way_costs_nothing(two: tuple[StagedStore, StagedStore]) -> None:
+    first, _ = two
+    store = TieredBlockstore(two, window_bytes=10_000)
+    reader = store.get_many(CIDS)
+    answers = [next(reader) for _ in range(30)]
+    first.failure = down("first")
+    assert [*answers, *reader] == DATAS
+    served = counted(store, "served")
+    assert sum(served) == 100
+    assert served[0] >= 30
+    assert counted(store, "failed")[0] >= 1
+
+
+def test_a_source_whose_get_many_breaks_off_costs_nothing(two: tuple[StagedStore, StagedStore]) -> None:
+    class Cut(StagedStore):
+        def get_many(self, cids: Any, *, return_exceptions: bool = False) -> Any:
+            yield from itertools.islice(super().get_many(cids, return_exceptions=return_exceptions), 7)
+            if self.failure is not None:
+                raise self.failure
+
+    for failure in (None, down("cut"), OSError(5, "input/output error")):
+        cut = Cut(BLOCKS, "cut")
+        store = TieredBlockstore([cut, two[1]], demote_s=60)
+        reader = store.get_many(CIDS)
+        answers = [next(reader)]
+        cut.failure = failure
+        assert [*answers, *reader] == DATAS
+        assert counted(store, "demoted") == [failure is not None, False]  # to end early is no failure
+
+
+def test_a_store_that_fails_before_it_asks_for_anything_is_not_tried_for_ever(
+    two: tuple[StagedStore, StagedStore],
+) -> None:
+    class Refusing(StagedStore):
+        def get_many(self, cids: Any, *, return_exceptions: bool = False) -> Any:
+            raise down("refusing")
+
+    store = TieredBlockstore([Refusing(BLOCKS, "refusing"), two[1]])
+    assert got(store, CIDS) == DATAS
+    with pytest.raises(TransportError, match="connection refused"):
+        list(TieredBlockstore([Refusing(BLOCKS, "refusing")]).get_many(CIDS))
+
+
+def test_a_bug_in_a_source_is_raised_and_not_waited_for(two: tuple[StagedStore, StagedStore]) -> None:
+    two[0].failure = ZeroDivisionError("a bug")
+    store = TieredBlockstore(two)
+    with pytest.raises(ZeroDivisionError):
+        store.get(CIDS[0])
+    with pytest.raises(ZeroDivisionError):
+        list(store.get_many(CIDS, return_exceptions=True))
+
+
+# What it comes to when nobody gives the block
+
+
+def forged(cid: CID) -> HashMismatch:
+    return HashMismatch("forged", cid=cid, source="x")
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([BlockNotFound, BlockNotFound], BlockNotFound),
+        ([BlockNotFound, TransportError], TransportError),
+        ([TransportError, TransportError], TransportError),
+        ([TransportError, HashMismatch], TransportError),
+        ([HashMismatch, BlockNotFound], HashMismatch),
+        ([BlockNotFound, HashMismatch], HashMismatch),
+        ([BlockTooLarge, BlockNotFound], BlockTooLarge),
+        ([BlockRefused, BlockNotFound], BlockRefused),
+        ([BlockRefused, HashMismatch], HashMismatch),
+    ],
+    ids=lambda value: "+".join(kind.__name__ for kind in value) if isinstance(value, list) else value.__name__,
+)
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_the_error_tells_what_each_source_said(
+    failures: list[type[TorchIPFSError]], expected: type[TorchIPFSError], *, many: bool
+) -> None:
+    sources = [StagedStore([], "https://a.example"), StagedStore([], "b.car")]
+    for source, kind in zip(sources, failures, strict=True):
+        source.failure = kind("said so", cid=CIDS[0], source=source.source)
+    store = TieredBlockstore(sources)
+    for _ in range(2):  # demoted or not
+        with pytest.raises(expected) as caught:
+            list(store.get_many(CIDS[:1])) if many else store.get(CIDS[0])
+        assert type(caught.value) is expected
+        assert caught.value.cid == str(CIDS[0])
+        culprit = sources[failures.index(expected)].source
+        assert caught.value.source == culprit
+        assert str(caught.value.__cause__).startswith("said so")
+        for source, kind in zip(sources, failures, strict=True):
+            assert f"{source.source}: {kind.__name__}: said so" in str(caught.value)
+
+
+def test_errors_come_in_their_places(two: tuple[StagedStore, StagedStore]) -> None:
+    absent = CID.of(b"absent")
+    wanted = [CIDS[0], absent, CIDS[1], absent]
+    answers = list(TieredBlockstore(two).get_many(wanted, return_exceptions=True))
+    assert [answers[0], answers[2]] == [DATAS[0], DATAS[1]]
+    assert isinstance(answers[1], BlockNotFound)
+    assert isinstance(answers[3], BlockNotFound)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_any_block_that_any_source_has_is_served_in_order(data: st.DataObject) -> None:
+    kinds = st.sampled_from(["good", "absent", "down", "forged"])
+    plans = [data.draw(st.lists(kinds, min_size=20, max_size=20), label=f"source {n}") for n in range(3)]
+
+    class Planned(DictStore):
+        def __init__(self, plan: list[str], name: str) -> None:
+            super().__init__([], name)
+            self.plan = dict(zip(CIDS[:20], plan, strict=True))
+
+        def get(self, cid: CID) -> bytes:
+            match self.plan[cid]:
+                case "good":
+                    return DATAS[CIDS.index(cid)]
+                case "forged":
+                    return b"forged"
+                case "down":
+                    raise down(self.source)
+            raise BlockNotFound("not here", cid=cid, source=self.source)
+
+    store = TieredBlockstore([Planned(plan, f"source {n}") for n, plan in enumerate(plans)], demote_s=0.001)
+    order = random.Random(0).choices(range(20), k=60)
+    for answers in (
+        list(store.get_many([CIDS[number] for number in order], return_exceptions=True)),
+        [_answer(store, CIDS[number]) for number in order],
+    ):
+        for number, answer in zip(order, answers, strict=True):
+            said = {plan[number] for plan in plans}
+            if "good" in said:
+                assert answer == DATAS[number]
+            elif "down" in said:
+                assert isinstance(answer, TransportError)
+            else:
+                assert isinstance(answer, HashMismatch if "forged" in said else BlockNotFound)
+    store.close()
+
+
+def _answer(store: TieredBlockstore, cid: CID) -> object:
+    try:
+        return store.get(cid)
+    except TorchIPFSError as error:
+        return error
+
+
+# The rest of the protocol
+
+
+def test_has_asks_all(two: tuple[StagedStore, StagedStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = two[0]
+    del first.blocks[CIDS[0].multihash]
+    store = TieredBlockstore(two)
+    assert store.has(CIDS[0])
+    assert not store.has(CID.of(b"absent"))
+
+    def refuse(cid: CID) -> bool:
+        raise down("first")
+
+    monkeypatch.setattr(first, "has", refuse)
+    assert store.has(CIDS[0])
+    with pytest.raises(TransportError, match="first: TransportError: connection refused"):
+        store.has(CID.of(b"absent"))
+
+
+def test_what_is_put_goes_to_the_first_that_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_only, first, second = (DictStore([], name) for name in ("read-only", "first", "second"))
+
+    def refuse(*_: object) -> None:
+        raise TransportError("read-only", source="read-only")
+
+    monkeypatch.setattr(read_only, "put", refuse)
+    store = TieredBlockstore([read_only, first, second])
+    store.put(*BLOCKS[0])
+    store.put_many(iter(BLOCKS))
+    assert len(first.blocks) == 100
+    assert second.blocks == {}
+    with pytest.raises(TransportError, match=r"read-only: .*read-only"):
+        TieredBlockstore([read_only]).put(*BLOCKS[0])
+    with pytest.raises(HashMismatch):
+        store.put(CIDS[0], b"other bytes")
+
+
+def test_a_reader_that_is_left_leaves_nothing_running(two: tuple[StagedStore, StagedStore], no_leaks: None) -> None:
+    first, second = two
+    first.failure = down("first")
+    store = TieredBlockstore(two, window_bytes=10_000)
+    reader = store.get_many(CIDS)
+    assert next(reader) == DATAS[0]
+    reader.close()  # type: ignore[attr-defined]
+    wait_until(lambda: first.closed_rounds == first.rounds and second.closed_rounds == second.rounds, "all are closed")
+    assert len(second.asked) < 100
+    store.get(CIDS[0])
+    store.close()
+
+
+def test_no_more_is_held_than_the_window_however_slow_the_reader(two: tuple[StagedStore, StagedStore]) -> None:
+    large = blocks_of(40, MAX_BLOCK_BYTES // 4)
+    first = StagedStore(large, "first")
+    store = TieredBlockstore([first, two[1]], window_bytes=4 * MIB)
+    reader = store.get_many([cid for cid, _ in large])
+    for number in range(40):
+        assert next(reader) == large[number][1]
+        assert len(first.asked) - number <= 10
+    store.close()
+
+
+def test_local_stores_are_asked_without_a_thread(two: tuple[StagedStore, StagedStore]) -> None:
+    store = TieredBlockstore([MemoryBlockstore(BLOCKS[:50]), two[0]])
+    threads = threading.active_count()
+    assert [store.get(cid) for cid in CIDS[:50]] == DATAS[:50]
+    assert threading.active_count() == threads
+    assert two[0].asked == []
+    assert store.get(CIDS[60]) == DATAS[60]
+    store.close()
+
+
+def test_what_a_cache_has_at_hand_is_not_asked_of_its_source(
+    two: tuple[StagedStore, StagedStore], tmp_path: Path
+) -> None:
+    first, second = two
+    store = TieredBlockstore([CachedBlockstore(first, tmp_path), CachedBlockstore(second, tmp_path)])
+    assert got(store, CIDS) == DATAS
+    first.failure = second.failure = down()
+    assert got(store, CIDS) == DATAS
+    assert [store.get(cid) for cid in CIDS] == DATAS
+    assert (len(first.asked), len(second.asked)) == (100, 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slow_s": 0},
+        {"slow_s": math.nan},
+        {"trial_s": -1},
+        {"timeout_s": 0},
+        {"demote_s": -1},
+        {"demote_s": math.inf},
+        {"demote_max_s": math.nan},
+        {"window_bytes": 0},
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        TieredBlockstore([MemoryBlockstore()], **options)
+
+
+def test_no_stores_are_refused() -> None:
+    with pytest.raises(OptionError, match="one store at least"):
+        TieredBlockstore([])
+
+
+def test_patience_may_have_no_end(two: tuple[StagedStore, StagedStore]) -> None:
+    two[0].failure = down()
+    assert TieredBlockstore(two, slow_s=math.inf).get(CIDS[0]) == DATAS[0]
+
+
+# Health, in moments
+
+
+def test_a_source_is_demoted_longer_each_time_up_to_a_bound_and_back_after_one_answer() -> None:
+    health = SourceHealth(1.0, 5.0)
+    now = 100.0
+    assert health.admit(now)
+    assert health.failed(now, now)
+    for period_s in (1.0, 2.0, 4.0, 5.0, 5.0):
+        assert health.period_s == period_s
+        assert not health.admit(now + 0.99 * period_s)
+        now += period_s
+        assert health.admit(now)
+        assert not health.admit(now + 0.99 * period_s)  # one trial
+        assert health.failed(now, now + 0.1)
+        now += 0.1
+    now += 5.0
+    assert health.admit(now)
+    assert health.answered(now, now)
+    assert health.is_up
+    assert health.admit(now)
+    assert health.failed(now, now)
+    assert health.period_s == 5.0  # it was hardly back
+    now += 5.0
+    assert health.admit(now)
+    assert health.answered(now, now)
+    now += 5.1
+    assert health.failed(now, now)
+    assert health.period_s == 1.0  # it had been well for some time
+
+
+def test_old_news_changes_nothing() -> None:
+    health = SourceHealth(1.0, 60.0)
+    assert health.failed(10.0, 11.0)
+    assert not health.failed(10.5, 11.1)  # in flight when the first failed
+    assert not health.answered(10.5, 11.2)
+    assert not health.failed(11.3, 11.4)  # asked as the last resort
+    assert health.period_s == 1.0
+    assert health.answered(11.5, 11.6)  # and answered as such
+    assert health.is_up
+    assert not health.failed(11.3, 11.7)
+    assert not SourceHealth(0.0, 60.0).failed(1.0, 2.0)

@@ -1,0 +1,60 @@
+"""Threads for calls that may be given up waiting for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+IDLE_S = 5.0
+"""A thread that has had nothing to do for so long ends."""
+
+
+class CallThreads:
+    """A few daemon threads, made when they are needed, that make calls in the order they were asked to.
+
+    :param most: threads at once. A call that is stuck keeps its thread; when all are stuck, calls wait.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = 0
+        self._unfinished = 0
+        self._mutex = threading.Lock()
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made by a thread. It must not raise."""
+        with self._mutex:
+            self._unfinished += 1
+            self._calls.put(call)
+            if self._threads < min(self._unfinished, self._most):
+                self._threads += 1
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def close(self) -> None:
+        """End the threads that have nothing to do; the others end after what they are doing."""
+        with self._mutex:
+            for _ in range(self._threads):
+                self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._next()) is not None:
+            call()
+            del call  # what it holds is not to wait for the next one
+            with self._mutex:
+                self._unfinished -= 1
+
+    def _next(self) -> Callable[[], None] | None:
+        while True:
+            try:
+                call = self._calls.get(timeout=IDLE_S)
+            except Empty:
+                call = None
+            if call is not None:
+                return call
+            with self._mutex:
+                if self._calls.empty():
+                    self._threads -= 1
+                    return None

@@ -1,0 +1,234 @@
+"""Several sources of blocks, tried in their order."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from torch_ipfs.blockstore.base import Block, Blockstore, identity_block
+from torch_ipfs.blockstore.fetch_ahead import source_of
+from torch_ipfs.blockstore.source_health import SourceHealth
+from torch_ipfs.blockstore.tier_source import TierSource, reason
+from torch_ipfs.blockstore.tiered_reads import TierOptions, TierReads, TierRequest, TierRouter
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import OptionError, TorchIPFSError, TransportError
+
+PUT_BATCH_BLOCKS = 256
+PUT_BATCH_BYTES = 16 * 2**20
+TIMEOUT_FACTOR = 15
+"""``timeout_s`` as a multiple of ``slow_s``, which leaves a network store its own two minutes at the defaults."""
+
+
+class TieredBlockstore:
+    """A store that has its blocks from several others, from the first of them that gives a good one.
+
+    - A source that has not got a block, or refuses it, is passed over for that block.
+    - A source that cannot be reached, or gives bad bytes, is passed over and demoted: asked last for ``demote_s``. Then a
+      single request is its trial: an answer puts it back in its place, a failure demotes it for twice as long, up to
+      ``demote_max_s``.
+    - A source that keeps a reader waiting for ``slow_s`` is demoted too, and the next one is asked as well. The first good
+      answer is taken, so that nothing is lost where the slow one is the only one that has the block.
+    - Where no source gives a block, the error tells what each of them said. It is TransportError if any could not be reached
+      (which may have the block), else HashMismatch or BlockTooLarge if any gave bad bytes, else BlockRefused if any refused
+      it, else BlockNotFound.
+
+    Who gave which block is in :meth:`stats`, and in the log ``torch_ipfs.blockstore.tiered`` (DEBUG); bad blocks, demotions and
+    returns are warnings there. Each process learns for itself how its sources do.
+
+    ``get_many`` asks each source by its own ``get_many``, in a thread that ends with the iterator. ``get`` asks local stores at
+    once, others in threads that can be left waiting. What is put goes to the first source that takes it.
+
+    :param stores: the sources, the one to be asked first first.
+    :param slow_s: how long a reader waits for a source before the next one is asked too; ``math.inf`` for as long as it takes.
+    :param trial_s: the same for a source that is demoted.
+    :param timeout_s: how long the last source is waited for, when all others have been asked; ``None`` for 15 times
+        ``slow_s``. Network stores give up by themselves before that.
+    :param demote_s: how long a first failure demotes a source; 0 for never.
+    :param demote_max_s: the longest time that a source is demoted.
+    :param window_bytes: most bytes of blocks that one ``get_many`` has asked for or holds ahead of its reader.
+    :raises OptionError: no stores, or a number that cannot work.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Blockstore],
+        *,
+        slow_s: float = 10.0,
+        trial_s: float = 2.0,
+        timeout_s: float | None = None,
+        demote_s: float = 1.0,
+        demote_max_s: float = 60.0,
+        window_bytes: int = 64 * 2**20,
+    ) -> None:
+        self._stores = tuple(stores)
+        if not self._stores:
+            raise OptionError("a TieredBlockstore needs one store at least")
+        timeout_s = TIMEOUT_FACTOR * slow_s if timeout_s is None else timeout_s
+        for name, value in (("slow_s", slow_s), ("trial_s", trial_s), ("timeout_s", timeout_s)):
+            if not value > 0:
+                raise OptionError(f"{name} is {value}; more than 0 is needed")
+        if not (0 <= demote_s < math.inf and 0 <= demote_max_s < math.inf and window_bytes > 0):
+            raise OptionError(
+                f"demote_s {demote_s}, demote_max_s {demote_max_s}, window_bytes {window_bytes}: none below 0 will do"
+            )
+        self._demote_s = demote_s
+        self._demote_max_s = demote_max_s
+        self._options = TierOptions(slow_s, min(slow_s, trial_s), timeout_s, window_bytes)
+        self._by_process: dict[int, list[TierSource]] = {}
+
+    def __repr__(self) -> str:
+        return f"TieredBlockstore({list(self._stores)!r})"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_by_process": {}}
+
+    @property
+    def stores(self) -> tuple[Blockstore, ...]:
+        """The sources, in their order."""
+        return self._stores
+
+    @property
+    def source(self) -> str:
+        """The names of the sources, in their order."""
+        return ", ".join(source_of(store) for store in self._stores)
+
+    def get(self, cid: CID) -> Block:
+        if (identity := identity_block(cid)) is not None:
+            return identity
+        sources = self._sources()
+        request = TierRequest(cid)
+        block = _at_once(sources, request)
+        if block is not None:
+            return block
+
+        def send(source: TierSource, request: TierRequest) -> None:
+            source.calls.submit(lambda: _call(router, source, request))
+
+        router = TierRouter(sources, self._options, send)
+        router.ask(request)
+        answer = router.wait(request)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
+        return TierReads(self._sources(), self._options).answers(cids, return_exceptions=return_exceptions)
+
+    def has(self, cid: CID) -> bool:
+        """Whether any source holds ``cid``.
+
+        :raises TransportError: none says so, and some could not be asked.
+        """
+        if identity_block(cid) is not None:
+            return True
+        errors = []
+        for store in self._stores:
+            try:
+                if store.has(cid):
+                    return True
+            except TorchIPFSError as error:
+                errors.append(f"{source_of(store)}: {reason(error)}")
+        if errors:
+            raise TransportError(f"not all sources could be asked: {'; '.join(errors)}", cid=cid, source=self.source)
+        return False
+
+    def put(self, cid: CID, data: Block) -> None:
+        """Keep a block in the first source that takes it."""
+        self._first_writable(lambda store: store.put(cid, data), cid)
+
+    def put_many(self, blocks: Iterable[tuple[CID, Block]]) -> None:
+        for batch in _batches(blocks):
+            self._first_writable(lambda store, batch=batch: store.put_many(batch), batch[0][0])  # type: ignore[misc]
+
+    def cids(self) -> Iterator[CID]:
+        """What the sources hold, each block once."""
+        seen: set[bytes] = set()
+        for store in self._stores:
+            for cid in store.cids():
+                if cid.multihash not in seen:
+                    seen.add(cid.multihash)
+                    yield cid
+
+    def stats(self) -> dict[str, list[dict[str, object]]]:
+        """What each source did for this process: ``{"sources": [...]}``, in their order.
+
+        Of each: its name (``source``), blocks and bytes that it gave and that were used (``served``, ``bytes``), how often it
+        had not got a block (``not_found``), refused one (``refused``), could not be reached or broke off (``failed``), gave
+        bad bytes (``bad_blocks``) and kept a reader waiting (``slow``), and whether it is demoted now (``demoted``).
+        """
+        return {"sources": [source.stats() for source in self._sources()]}
+
+    def close(self) -> None:
+        for source in self._by_process.get(os.getpid(), ()):
+            source.calls.close()
+        for store in self._stores:
+            store.close()
+
+    def _sources(self) -> list[TierSource]:
+        pid = os.getpid()
+        sources = self._by_process.get(pid)
+        if sources is None:
+            sources = [
+                TierSource(place, store, SourceHealth(self._demote_s, self._demote_max_s))
+                for place, store in enumerate(self._stores)
+            ]
+            # One step under the GIL: threads that are here at once get the same.
+            sources = self._by_process.setdefault(pid, sources)
+        return sources
+
+    def _first_writable(self, write: Callable[[Blockstore], None], cid: CID) -> None:
+        errors = []
+        for store in self._stores:
+            try:
+                write(store)
+            except TransportError as error:
+                errors.append(f"{source_of(store)}: {reason(error)}")
+            else:
+                return
+        raise TransportError(f"no source takes blocks: {'; '.join(errors)}", cid=cid, source=self.source)
+
+
+def _at_once(sources: list[TierSource], request: TierRequest) -> Block | None:
+    """The block from the local stores and caches that come first; what they say otherwise is noted."""
+    for source in sources:
+        asked_at = time.monotonic()
+        block = source.at_hand(request.cid)
+        if block is None:
+            if not source.is_local or not source.is_up:
+                return None
+            request.asked_at[source.place] = asked_at
+            try:
+                block = source.get(request.cid)
+            except TorchIPFSError as error:
+                request.errors[source.place] = error
+                source.failed(request.cid, error, asked_at)
+                continue
+        source.gave(request.cid, block, asked_at)
+        return block
+    return None
+
+
+def _call(router: TierRouter, source: TierSource, request: TierRequest) -> None:
+    if request.settled:
+        return
+    try:
+        answer: Block | BaseException = source.get(request.cid)
+    except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
+        answer = error
+    router.answered(source, request, answer)
+
+
+def _batches(blocks: Iterable[tuple[CID, Block]]) -> Iterator[list[tuple[CID, Block]]]:
+    """``blocks`` in lists that may be put again elsewhere if they cannot be put here."""
+    batch: list[tuple[CID, Block]] = []
+    size_bytes = 0
+    for cid, data in blocks:
+        batch.append((cid, data))
+        size_bytes += len(data)
+        if len(batch) >= PUT_BATCH_BLOCKS or size_bytes >= PUT_BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
