@@ -34,7 +34,8 @@ def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
     if dtype in _AS_NUMPY:
         return tensor
     if dtype == "complex32":
-        return torch.view_as_complex(tensor)
+        # Of arrays without elements numpy keeps strides that view_as_complex does not take.
+        return torch.view_as_complex(tensor if tensor.numel() else tensor.new_zeros(tensor.shape))
     return tensor.view(_REINTERPRETED[dtype])
 
 
