@@ -72,6 +72,11 @@ class KuboBlockstore:
         return self._transport.endpoint.source
 
     @property
+    def endpoint(self) -> Endpoint:
+        """Where the node's RPC is, for what else it can do."""
+        return self._transport.endpoint
+
+    @property
     def options(self) -> FetchOptions:
         """The options in force."""
         return self._transport.options
