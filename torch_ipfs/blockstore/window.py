@@ -35,18 +35,19 @@ def in_order(
 ) -> Iterator[Block | TorchIPFSError]:
     """``get_many``: what ``fetch`` returns or raises for each of ``cids``, in their order.
 
-    ``cids`` is iterated in the caller's thread, somewhat ahead; what that raises comes after the answers before it.
+    ``cids`` is iterated in the caller's thread, somewhat ahead; what that raises comes after the answers before it. One that
+    has ended is asked again as long as answers are outstanding: that of a wrapper store had nothing more to ask at the time.
     """
     in_flight = transport.options.in_flight
     window = _Window(transport, fetch)
     pending = iter(cids)
     failure: Exception | None = None
-    ended = False
     try:
         while True:
-            if not ended and window.outstanding <= (_AHEAD - 1) * in_flight:
-                batch, ended, failure = _pull(pending, in_flight)
-                window.give(batch)
+            if failure is None and window.outstanding <= (_AHEAD - 1) * in_flight:
+                batch, failure = _pull(pending, in_flight)
+                if batch:
+                    window.give(batch)
             if not window.outstanding:
                 break
             answer = window.take()
@@ -59,14 +60,14 @@ def in_order(
         window.cancel()
 
 
-def _pull(pending: Iterator[CID], count: int) -> tuple[list[CID], bool, Exception | None]:
-    """The next ``count`` of ``pending``, whether it has ended, and what it raised."""
+def _pull(pending: Iterator[CID], count: int) -> tuple[list[CID], Exception | None]:
+    """The next ``count`` of ``pending``, or what there are, and what it raised."""
     batch: list[CID] = []
     try:
         batch.extend(islice(pending, count))
     except Exception as failure:  # noqa: BLE001 - raised again, in its place
-        return batch, True, failure
-    return batch, len(batch) < count, None
+        return batch, failure
+    return batch, None
 
 
 class _Window:
