@@ -125,12 +125,15 @@ class TestForeign:
             (pa.array([["a"]], pa.list_(pa.string(), 1)), "fixed size list"),
             (pa.RunEndEncodedArray.from_arrays([1], ["a"]), "run-end"),
             (pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])]), "unions"),
-            (pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16], pa.binary(16))), "uuid"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_types_that_are_not_on_the_list_are_refused(self, array: Any, match: str) -> None:
         refused(stream(pa.table({"x": array})), match)
+
+    def test_extension_types_of_others_are_refused(self) -> None:
+        schema = pa.schema([pa.field("x", pa.binary(), metadata={"ARROW:extension:name": "somebody.elses"})])
+        refused(stream(pa.table([[b"x"]], schema=schema)), "extension type 'somebody.elses' is refused")
 
     @pytest.mark.parametrize("codec", ["lz4", "zstd"])
     def test_compression_is_refused(self, codec: str) -> None:

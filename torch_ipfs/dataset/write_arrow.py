@@ -97,9 +97,16 @@ def _storable(values: Any) -> Any:
         if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.FixedShapeTensorType):
             return _storable(values.storage)
         plain = _plain_type(kind)
-        return values if plain == kind else values.cast(plain)
+        return values if plain == kind else _cast(values, plain)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise Misfit(0, f"Arrow's {kind} cannot be part of a dataset; {_ADVICE} ({error})") from None
+
+
+def _cast(values: Any, kind: Any) -> Any:
+    try:
+        return values.cast(kind)
+    except pa.ArrowNotImplementedError:  # of views, by pyarrow 17
+        return pa.array(values.to_pylist(), kind)
 
 
 _ADVICE = "cast it to integers, float64 or string"

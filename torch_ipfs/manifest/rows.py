@@ -234,8 +234,12 @@ def _tensors(values: _List, field: Field) -> npt.NDArray[Any]:
 
 def _numbers(values: _List, field: Field) -> npt.NDArray[Any]:
     """Python's numbers, of a kind that the dtype takes."""
-    carrier = {"b": np.bool_, "f": np.float64, "c": np.complex128}.get(number_kind(field.dtype), STORAGE[field.dtype])
+    kind = number_kind(field.dtype)
+    carrier = {"b": np.bool_, "f": np.float64, "c": np.complex128}.get(kind, np.int64)
+    if field.dtype == "uint64" and min(values, default=0) >= 0:
+        carrier = np.uint64
     try:
+        # numpy 1 takes ints that are out of the range of smaller types, and wraps them.
         return narrow(field.dtype, np.array(values, dtype=carrier))
     except (OverflowError, ValueError):
         if len(values) == 1:

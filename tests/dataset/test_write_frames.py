@@ -1,0 +1,122 @@
+"""DataFrames of pandas and datasets of Hugging Face: the same CID as the same data in rows, and their types kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import torch_ipfs
+from torch_ipfs.blockstore.memory import MemoryBlockstore
+from torch_ipfs.dataset.write import write_dataset
+from torch_ipfs.errors import OptionError, SampleError
+
+pd = pytest.importorskip("pandas")
+datasets = pytest.importorskip("datasets")
+
+N = 1000
+X = (np.arange(4 * N, dtype=np.float32) / 8).reshape(N, 4)
+Y = np.arange(N)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+
+
+def table() -> Any:
+    return pa.table({"x": pa.FixedSizeListArray.from_arrays(X.ravel(), 4), "y": Y, "s": [f"row {i}" for i in Y]})
+
+
+def hugging_face() -> Any:
+    x = datasets.Sequence(datasets.Value("float32"), length=4)
+    features = datasets.Features({"x": x, "y": datasets.Value("int64"), "s": datasets.Value("string")})
+    return datasets.Dataset.from_dict(table().to_pydict(), features=features)
+
+
+FORMS: dict[str, Any] = {
+    "DataFrame": lambda: pd.DataFrame({"x": list(X), "y": Y, "s": table().column("s").to_pylist()}),
+    "DataFrame of Arrow": lambda: table().to_pandas(types_mapper=pd.ArrowDtype),
+    "Series": lambda: {"x": list(X), "y": pd.Series(Y), "s": pd.Series(table().column("s").to_pylist())},
+    "Hugging Face": hugging_face,
+    "Hugging Face, picked": lambda: hugging_face().select(range(N)).flatten_indices(),
+    "Hugging Face stream": lambda: hugging_face().to_iterable_dataset(),
+    "Hugging Face as torch": lambda: hugging_face().with_format("torch"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_data_has_the_same_cid(form: str) -> None:
+    store = MemoryBlockstore()
+    rows = [{"x": X[i], "y": i, "s": f"row {i}"} for i in range(N)]
+    assert write_dataset(FORMS[form](), store, shard_bytes=4096) == write_dataset(rows, store, shard_bytes=4096)
+
+
+def read(samples: Any) -> tuple[str, list[Any]]:
+    store = MemoryBlockstore()
+    dataset = torch_ipfs.IPFSMapDataset(write_dataset(samples, store), store)
+    return str(dataset.manifest.schema), [dataset[i] for i in range(len(dataset))]
+
+
+def test_pandas_ways_to_say_nothing() -> None:
+    frame = pd.DataFrame(
+        {
+            "text": ["x", None, "z"],
+            "object": np.array([{"q": 1}, None, {"q": 3}], object),
+            "mixed": np.array(["a", float("nan"), pd.NA], object),
+            "Int": pd.array([1, None, 2], dtype="Int64"),
+            "flag": pd.array([True, None, False], dtype="boolean"),
+            "category": pd.Categorical(["u", "v", None]),
+            "float": [1.0, float("nan"), 3.0],
+        },
+        index=["i", "j", "k"],
+    )
+    schema, rows = read(frame)
+    assert schema == (
+        "text: nullable text, object: nullable struct{q: int64}, mixed: nullable text, Int: nullable int64, "
+        "flag: nullable bool, category: nullable text, float: float64"
+    )
+    assert [value for value in rows[1].values() if value is None or isinstance(value, str)] == [None] * 5 + ["v"]
+    assert rows[1]["float"].isnan()
+
+
+def test_hugging_face_features() -> None:
+    features = datasets.Features(
+        {
+            "matrix": datasets.Array2D((2, 2), "float32"),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "tokens": datasets.Sequence(datasets.Value("int32")),
+            "answers": {"text": datasets.Value("string")},
+        }
+    )
+    columns = {
+        "matrix": [[[1, 2], [3, 4]]] * 2,
+        "label": ["no", "yes"],
+        "tokens": [[1], [2, 3]],
+        "answers": [{"text": "a"}, {"text": "b"}],
+    }
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    schema, rows = read(dataset)
+    assert schema == "matrix: float32[2, 2], label: int64, tokens: list of int32, answers: struct{text: text}"
+    assert rows[1]["matrix"].tolist() == [[1, 2], [3, 4]]
+    assert (rows[1]["label"], rows[1]["tokens"], rows[1]["answers"]) == (1, [2, 3], {"text": "b"})
+    shuffled = dataset.select([1, 0])
+    assert read(shuffled)[1][0]["tokens"] == [2, 3]
+    doubled = dataset.with_transform(lambda batch: {"double": [2 * label for label in batch["label"]]})
+    assert read(doubled)[1] == [{"double": torch.tensor(0)}, {"double": torch.tensor(2)}]
+    with pytest.raises(OptionError, match="write one of them: train"):
+        read(datasets.DatasetDict(train=dataset))
+
+
+def test_columns_of_one_name() -> None:
+    with pytest.raises(OptionError, match="two columns '1'"):
+        write_dataset(pd.DataFrame([[1, 2]], columns=[1, "1"]), MemoryBlockstore())
+
+
+def test_a_column_of_times_says_what_to_do() -> None:
+    with pytest.raises(SampleError, match=r"field 't': Arrow's timestamp.* cast it to"):
+        write_dataset(pd.DataFrame({"t": pd.to_datetime(["2020-01-01"])}), MemoryBlockstore())
