@@ -44,13 +44,14 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
         self.received: Received | None = None
         self._latest: weakref.ref[Receiving] | None = None
+        self._resumes = 0
 
     def __iter__(self) -> Receiving:
         received = Received(*self.dataset.next_pass())
         outputs = self._outputs()
         receiving = Receiving(outputs, received, own_workers=outputs is not self._iterator)
-        self.dataset.use_up_start()
-        self.received, self._latest = received, weakref.ref(receiving)
+        self.dataset.follow(received)
+        self.received, self._latest, self._resumes = received, weakref.ref(receiving), self.dataset.resumes
         return receiving
 
     def _outputs(self) -> Iterator[Output]:
@@ -83,7 +84,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands: after what it has received, whatever workers have prefetched. Under 1 KiB."""
         received = self.received
-        if received is None or received.epoch != self.dataset.epoch:
+        if received is None or received.epoch != self.dataset.epoch or self._resumes != self.dataset.resumes:
             return self.dataset.state_dict()
         return self.dataset.state_at(received.epoch, received.position)
 

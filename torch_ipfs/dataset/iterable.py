@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,13 +18,16 @@ from torch_ipfs.dataset.opening import Opening, checked_columns
 from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
 from torch_ipfs.dataset.reader import Reader
-from torch_ipfs.dataset.shared import SharedControl, SharedCounters
-from torch_ipfs.errors import OptionError, ResumeError
+from torch_ipfs.dataset.receipt import GlobalBatch, global_batch
+from torch_ipfs.dataset.shared import SharedCounters
+from torch_ipfs.dataset.standing import Position, Standing, check_resumable
+from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.plan.cursor import Cursor
 from torch_ipfs.plan.partition import Partition
 from torch_ipfs.plan.shuffle import Order, ShuffleOptions
+from torch_ipfs.plan.topology import Topology
 
 Transform = Callable[[Any], Any]
 
@@ -94,15 +99,11 @@ class IPFSIterableDataset(IterableDataset[Any]):
         self.on_error: OnError = on_error
         self._ranks: Ranks | None = checked_ranks(rank, world_size)
         self._parents_ranks: Ranks | None = None
+        self._unpickled_in: int | None = None
         self.collate_fn: Transform | None = None
         self.for_loader = False
-        self._epoch = 0
-        self._epoch_is_set = False
-        self._start = 0
-        self._resumed_shuffle: tuple[ShuffleOptions | None] | None = None
-        self._control = SharedControl()
+        self._standing = Standing()
         self._counters = SharedCounters()
-        self._progress: Progress | None = None
 
     # What the dataset is.
 
@@ -122,11 +123,11 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     @property
     def epoch(self) -> int:
-        return self._epoch
+        return self._standing.epoch
 
     def __len__(self) -> int:
         """Samples, or batches where there is a batch_size, that this rank reads in a whole epoch."""
-        topology = this_topology(self._ranks, self._parents_ranks)
+        topology = self._topology
         return self._partition(topology.world_size, 0).num_steps(topology.rank)
 
     def __repr__(self) -> str:
@@ -147,90 +148,87 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
         :raises OptionError: a negative number.
         """
-        if not isinstance(epoch, int) or not 0 <= epoch < 2**63:
-            raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
-        self._epoch_is_set = True
-        if epoch != self._epoch:
-            self._epoch, self._start = epoch, 0
-            self._control.publish(self._epoch, self._start)
+        self._standing.set_epoch(checked_epoch(epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process stands: after what the latest pass of it has given out. Under 1 KiB, JSON-able.
+        """Where the run stands: after what the latest pass has given out in this process, or, of a loader of
+        :func:`make_dataloader` over this dataset, after what has been received. Under 1 KiB, JSON-able.
 
-        What DataLoader workers have done is not known here; ``make_dataloader(...).state_dict()`` knows.
+        How far the workers of a plain ``DataLoader`` have come, and how much of that was received, is not known here. The
+        state is then that of the pass's beginning, and a warning says so.
         """
-        progress = self._progress
-        if progress is None or progress.epoch != self._epoch:
-            return self.state_at(self._epoch, self._start)
-        return self.state_at(progress.epoch, progress.position)
+        if not self._standing.is_known:
+            warnings.warn(
+                "DataLoader workers have read from this dataset, and how far the training loop has come is not known here: "
+                "this state is of where their pass began. make_dataloader(...).state_dict() knows.",
+                stacklevel=2,
+            )
+        return self.state_at(self._standing.epoch, self._standing.position)
 
     def state_at(self, epoch: int, position: int) -> dict[str, Any]:
         """The state of a run that stands at ``position`` of ``epoch``: positions that all ranks together have had."""
         return Cursor(str(self.manifest.root), self.seed, epoch, position, self._shuffle_options()).to_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state`` in the next pass, and only in that one.
+        """Go on from ``state`` in the next pass, and only in that one: at any batch size, number of ranks and workers, from
+        any source, on any machine. The order is the state's, from then on too, whatever the defaults of this version are.
 
         :raises ResumeError: it is of another dataset, seed, shuffle or version, or no state at all; names the field.
         """
         cursor = Cursor.from_state(state)
-        root = str(self.manifest.root)
-        if cursor.root != root:
-            raise ResumeError(
-                f"field 'root' of the state is {cursor.root}, but this dataset is {root}; load it with that"
-            )
-        if (cursor.shuffle is not None) != bool(self.shuffle):
-            raise ResumeError(
-                f"field 'shuffle' of the state is {cursor.shuffle}, but the dataset was made with shuffle={self.shuffle!r}; "
-                f"make it with shuffle={cursor.shuffle is not None}"
-            )
-        if cursor.shuffle is not None and cursor.seed != self.seed:
-            raise ResumeError(
-                f"field 'seed' of the state is {cursor.seed}, but the dataset's is {self.seed}; make it with that"
-            )
-        if cursor.position > self.manifest.num_samples:
-            raise ResumeError(
-                f"field 'position' of the state is {cursor.position}, but the dataset has {self.manifest.num_samples} samples"
-            )
-        self._epoch, self._start, self._resumed_shuffle = cursor.epoch, cursor.position, (cursor.shuffle,)
-        self._progress = None
-        self._control.publish(self._epoch, self._start, resumed=True)
+        check_resumable(cursor, self.manifest, shuffle=bool(self.shuffle), seed=self.seed)
+        self._standing.resume(cursor)
+
+    @property
+    def resumes(self) -> int:
+        """How many states have been loaded in this process."""
+        return self._standing.resumes
 
     def _shuffle_options(self) -> ShuffleOptions | None:
-        if self._resumed_shuffle is not None:
-            return self._resumed_shuffle[0]
-        if isinstance(self.shuffle, ShuffleOptions):
-            return self.shuffle
         if not self.shuffle:
             return None
+        if self._standing.shuffle is not None:
+            return self._standing.shuffle
+        if isinstance(self.shuffle, ShuffleOptions):
+            return self.shuffle
         return ShuffleOptions.for_dataset(self.manifest.num_samples, self.manifest.shard_rows)
+
+    def samples_at(self, epoch: int, step: int, *, start: int = 0) -> GlobalBatch:
+        """The receipt of a step: what all ranks together read, or are to read, at ``step`` of ``epoch``, each a batch (or a
+        sample, where there is no batch_size). It follows from root, seed, epoch and order alone: only nodes of the manifest
+        are read. Samples that ``on_error`` left out or replaced are named as if they had been there.
+
+        :param step: counted from 0 at ``start``, with this dataset's batch_size and world_size.
+        :param start: ``position`` of the state that the epoch was resumed from.
+        :raises OptionError: the epoch has no such step.
+        """
+        order = Order(
+            self.manifest.root_node, self.manifest.num_samples, self._shuffle_options(), self.seed, checked_epoch(epoch)
+        )
+        return global_batch(self.manifest, self._partition(self._topology.world_size, start), order, epoch, step)
 
     # A pass.
 
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
-        topology = this_topology(self._ranks, self._parents_ranks)
-        epoch, start = self._begin()
+        topology = self._topology
+        epoch, start = self._standing.begin(followed=self.for_loader)
         partition = self._partition(topology.world_size, start)
-        options = self._shuffle_options()
         reader = self._opening.reader
         reader.forget_broken()
-        order = Order(reader.manifest.root_node, reader.manifest.num_samples, options, self.seed, epoch)
+        order = Order(reader.manifest.root_node, reader.manifest.num_samples, self._shuffle_options(), self.seed, epoch)
         reader.counters = self._counters.of_this_process()
         share = EpochShare(reader, partition, topology, order, on_error=self.on_error, group=self._group(reader))
-        self._progress = Progress(epoch, partition, topology.num_workers)
+        progress = Progress(epoch, partition, topology.num_workers)
+        self._standing.follow(progress)
         given = Given(self.batch_size, self.transform, self.batch_transform, self.collate_fn)
-        return Pass(share, given, self._progress, outputs=self.for_loader)
+        return Pass(share, given, progress, outputs=self.for_loader)
 
-    def _begin(self) -> tuple[int, int]:
-        """Epoch and start of a pass that begins now; the start counts once."""
-        info = get_worker_info()
-        if info is None:
-            start, self._start = self._start, 0
-            return self._epoch, start
-        self._epoch, start = self._control.begin_in_worker(self._epoch, self._start, pass_id=info.seed - info.id)
-        self._start = 0
-        return self._epoch, start
+    @property
+    def _topology(self) -> Topology:
+        # What the parent had found counts where it was pickled for this very process. A worker that was forked knows more.
+        spawned = self._unpickled_in == os.getpid()
+        return this_topology(self._ranks, self._parents_ranks if spawned else None)
 
     def _partition(self, world_size: int, start: int) -> Partition:
         return Partition(
@@ -239,6 +237,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def _group(self, reader: Reader) -> int:
         """Steps read together: what is gathered at once is split up for less than gathering it piece by piece costs."""
+        if self.batch_size is not None and (self.transform is not None or self.collate_fn is not None):
+            return 1
         rows = min(_GROUP_ROWS, max(1, _GROUP_BYTES // reader.row_bytes))
         if reader.is_linked:
             # Nothing is given out before all of a group has come over the network.
@@ -254,19 +254,14 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError(
                 f"the dataset has the batch_size {self.batch_size} already; {batch_size} was given beside it"
             )
-        other = copy.copy(self)
-        other.batch_size = _checked_batch_size(batch_size)
-        return other
+        return self._form(batch_size=_checked_batch_size(batch_size))
 
     def beside(self, schema: Schema | None = None) -> IPFSIterableDataset:
         """This dataset for a pass in another thread: with a reader and a position of its own, at the start of the same epoch.
 
         :param schema: to read samples by, in place of the dataset's own.
         """
-        other = copy.copy(self)
-        own = {"_opening": self._opening.beside(schema), "_control": SharedControl(), "_progress": None, "_start": 0}
-        other.__dict__.update(own)
-        return other
+        return self._form(_opening=self._opening.beside(schema), _standing=self._standing.beside())
 
     def to_tensorflow(self, *, output_signature: Any = None) -> Any:
         """A ``tf.data.Dataset`` of the batches, or of the samples where there is no batch_size.
@@ -284,7 +279,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         passes = itertools.count()
 
         def next_epoch() -> int:
-            return self._epoch if self._epoch_is_set else self._epoch + next(passes)
+            return self.epoch if self._standing.epoch_is_set else self.epoch + next(passes)
 
         return to_tensorflow(self, next_epoch=next_epoch, signature=lambda _: output_signature)
 
@@ -293,24 +288,41 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
         :param collate_fn: list of samples -> batch, in place of the quick way.
         """
+        return self._form(collate_fn=collate_fn, for_loader=True)
+
+    def _form(self, **changes: Any) -> IPFSIterableDataset:
+        """This dataset but for ``changes``. What is not changed the two have in common: where the run stands, what is open."""
         other = copy.copy(self)
-        other.collate_fn, other.for_loader = collate_fn, True
+        other.__dict__.update(self.__dict__ | changes)
         return other
 
     def next_pass(self) -> tuple[int, Partition]:
         """Epoch and steps of the pass that begins next."""
-        world_size = this_topology(self._ranks, self._parents_ranks).world_size
-        return self._epoch, self._partition(world_size, self._start)
+        return self.epoch, self._partition(self._topology.world_size, self._standing.start)
 
-    def use_up_start(self) -> None:
-        """Workers have begun a pass where a loaded state stands: the one after it begins at the beginning."""
-        self._start = 0
+    def follow(self, latest: Position) -> None:
+        """A pass has begun whose progress a loader counts. A loaded state counts for it, and not for the one after it."""
+        self._standing.follow(latest)
 
     # Pickling and copying: no pass travels, and a spawned worker, which knows no process group, is told its ranks.
 
     def __getstate__(self) -> dict[str, Any]:
         ranks = self._parents_ranks if get_worker_info() else found_ranks()
-        return {**self.__dict__, "_progress": None, "_parents_ranks": ranks}
+        return {**self.__dict__, "_standing": copy.copy(self._standing), "_parents_ranks": ranks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._unpickled_in = os.getpid()
+
+
+def checked_epoch(epoch: int) -> int:
+    """``epoch``.
+
+    :raises OptionError: it is no whole number of at least 0.
+    """
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
+        raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
+    return epoch
 
 
 def _checked_batch_size(batch_size: int) -> int:

@@ -1,0 +1,66 @@
+"""The receipt of a step: which samples all ranks together read there. Nodes of the manifest are read, no samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.leaves import link_of
+from torch_ipfs.errors import OptionError
+from torch_ipfs.manifest.tree import Manifest
+from torch_ipfs.plan.partition import Partition
+from torch_ipfs.plan.shuffle import Order
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalBatch:
+    """What all ranks together read at one step, side by side in the order of ranks.
+
+    :param positions: places in the epoch's order, shape (n,). Those that padding repeats stand at the end, from 0 on.
+    :param ranks: which rank reads each, shape (n,).
+    :param samples: their indices in the dataset, shape (n,).
+    :param cids: the CID of each where it is a block of its own (layout "samples"), else ``None``.
+    """
+
+    epoch: int
+    step: int
+    positions: Int64s
+    ranks: Int64s
+    samples: Int64s
+    cids: tuple[CID | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def global_batch(manifest: Manifest, partition: Partition, order: Order, epoch: int, step: int) -> GlobalBatch:
+    """What is read at ``step`` of ``partition`` in ``order``.
+
+    :raises OptionError: there is no such step.
+    """
+    steps = partition.num_steps(0)
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < steps:
+        raise OptionError(f"step must be a whole number in [0, {steps}), the steps of the epoch, but is {step!r}")
+    shares = [
+        partition.positions(rank, step) if step < partition.num_steps(rank) else np.zeros(0, dtype=np.int64)
+        for rank in range(partition.world_size)
+    ]
+    positions = np.concatenate(shares)
+    samples = order.samples(positions)
+    ranks = np.repeat(np.arange(partition.world_size), [len(share) for share in shares])
+    return GlobalBatch(epoch, step, positions, ranks, samples, _cids(manifest, samples))
+
+
+def _cids(manifest: Manifest, samples: Int64s) -> tuple[CID | None, ...]:
+    leaves, member, rows = manifest.locate(samples)
+    cids: list[CID | None] = []
+    for sample, i, row in zip(samples.tolist(), member.tolist(), rows.tolist(), strict=True):
+        leaf = leaves[i]
+        link = link_of((leaf.values or ())[row], sample, leaf.cid) if leaf.format == "samples" else None
+        cids.append(link if isinstance(link, CID) else None)
+    return tuple(cids)
