@@ -163,6 +163,17 @@ def test_an_unchanged_file_is_hashed_once(store: LocalBlockstore) -> None:
     assert store.stats() == {"blocks_verified": 1, "bytes_verified": len(data)}
 
 
+def test_a_file_altered_under_an_old_date_is_noticed(store: LocalBlockstore) -> None:
+    cid, data = block(1)
+    store.put(cid, data)
+    store.get(cid)
+    status = path_of(store, cid).stat()
+    path_of(store, cid).write_bytes(bytes(len(data)))
+    os.utime(path_of(store, cid), ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(HashMismatch):
+        store.get(cid)
+
+
 def test_files_that_are_no_blocks_are_passed_over(store: LocalBlockstore) -> None:
     cid, data = block(1)
     store.put(cid, data)

@@ -180,7 +180,7 @@ class LocalBlockstore:
         if status.st_size > self._max_block_bytes:
             raise too_large(cid, status.st_size, path, self._max_block_bytes)
         data = load(file, status.st_size)
-        state = hash((status.st_ino, status.st_size, status.st_mtime_ns))
+        state = hash((status.st_ino, status.st_size, status.st_ctime_ns))  # mtime can be set, ctime cannot
         if self._verified.get(multihash) == state and len(data) == status.st_size:
             return data
         verify(cid, data, path, max_block_bytes=self._max_block_bytes)

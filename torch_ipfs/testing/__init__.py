@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ __all__ = ["BlockstoreConformance"]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pytest
+    if _MODULES[name] not in sys.modules:
+        import pytest
 
-    pytest.register_assert_rewrite(_MODULES[name])  # a failing assert says what it compared
+        pytest.register_assert_rewrite(_MODULES[name])  # a failing assert says what it compared
     return getattr(importlib.import_module(_MODULES[name]), name)
