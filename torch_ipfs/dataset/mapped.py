@@ -100,6 +100,7 @@ class IPFSMapDataset(Dataset[Any]):
             raise IndexError(f"sample {bad} is outside of a dataset of {size} samples")
         samples = np.where(samples < 0, samples + size, samples)
         reader = self._opening.reader
+        reader.forget_broken()
         stream = reader.read(samples)
         rows = next(stream)
         try:

@@ -28,7 +28,7 @@ from torch_ipfs.dataset.leaves import (
 )
 from torch_ipfs.dataset.shards import ShardTable
 from torch_ipfs.dataset.shared import BLOCKS, SAMPLES, SHARDS
-from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.errors import TorchIPFSError, TransportError
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Schema
@@ -284,6 +284,12 @@ class BatchStream:
         block = next(self._blocks, None)
         if block is None:
             self._blocks = None
+            if self._asked:
+                raise TransportError(
+                    f"the store's get_many ended with {len(self._asked)} blocks owing",
+                    cid=self._asked[0][2],
+                    source=getattr(self._reader.store, "source", None),
+                )
             return
         planned, key, cid, linked = self._asked.popleft()
         planned.awaited -= 1

@@ -75,6 +75,7 @@ class Node:
         self._cid_ends = np.cumsum([len(cid) for cid in cids], dtype=np.int64)
         self._cids = b"".join(cids)
         self.firsts: Int64s = np.cumsum(self.counts) - self.counts + first
+        self.ends: Int64s = self.firsts + self.counts
         self.num_samples = leaf.count if leaf else int(self.counts.sum())
         self._leaves: dict[int, Leaf] = {}
 
@@ -85,7 +86,7 @@ class Node:
     @property
     def kept_bytes(self) -> int:
         """About what the node costs to keep."""
-        return len(self._cids) + 25 * len(self.counts) + (100 * self.leaf.count if self.leaf else 0)
+        return len(self._cids) + 33 * len(self.counts) + (100 * self.leaf.count if self.leaf else 0)
 
     def cid(self, i: int) -> CID:
         start = int(self._cid_ends[i - 1]) if i else 0
@@ -186,7 +187,7 @@ class Manifest:
             member[where] = len(leaves)
             leaves.append(node.leaf)
             return
-        slots = np.searchsorted(node.firsts + node.counts, samples, side="right")
+        slots = np.searchsorted(node.ends, samples, side="right")
         children, inverse = _distinct(slots, len(node.counts))
         if not node.inner[children].any():
             member[where] = inverse + len(leaves)
