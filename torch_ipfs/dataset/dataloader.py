@@ -37,6 +37,8 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
     dataset: IPFSIterableDataset
 
     def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
+        if not options.get("in_order", True):
+            raise OptionError("in_order=False gives batches as they come: no state could say which have been received")
         options.setdefault("persistent_workers", num_workers > 0)
         with warnings.catch_warnings():
             # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.
@@ -200,4 +202,5 @@ def make_dataloader(
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:
         raise OptionError("collate_fn needs a batch_size: without one the loader yields samples")
-    return IPFSStatefulDataLoader(dataset.for_receiver(collate_fn), num_workers=num_workers, **options)
+    dataset = dataset.for_receiver(collate_fn, same_run=True)
+    return IPFSStatefulDataLoader(dataset, num_workers=num_workers, **options)

@@ -256,12 +256,14 @@ class IPFSIterableDataset(IterableDataset[Any]):
             )
         return self._form(batch_size=_checked_batch_size(batch_size))
 
-    def beside(self, schema: Schema | None = None) -> IPFSIterableDataset:
-        """This dataset for a pass in another thread: with a reader and a position of its own, at the start of the same epoch.
+    def beside(self, schema: Schema | None = None, *, own_reader: bool = True) -> IPFSIterableDataset:
+        """This dataset for a pass of its own, with a position of its own, at the start of the same epoch.
 
         :param schema: to read samples by, in place of the dataset's own.
+        :param own_reader: whether what is read is opened anew, so that another thread may read at the same time.
         """
-        return self._form(_opening=self._opening.beside(schema), _standing=self._standing.beside())
+        opening = self._opening.beside(schema) if own_reader else self._opening
+        return self._form(_opening=opening, _standing=self._standing.beside())
 
     def to_tensorflow(self, *, output_signature: Any = None) -> Any:
         """A ``tf.data.Dataset`` of the batches, or of the samples where there is no batch_size.
@@ -283,12 +285,14 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
         return to_tensorflow(self, next_epoch=next_epoch, signature=lambda _: output_signature)
 
-    def for_receiver(self, collate_fn: Transform | None) -> IPFSIterableDataset:
+    def for_receiver(self, collate_fn: Transform | None, *, same_run: bool = False) -> IPFSIterableDataset:
         """This dataset for a loader that counts: every step gives an ``Output``, also where nothing could be read.
 
         :param collate_fn: list of samples -> batch, in place of the quick way.
+        :param same_run: whether the two share epoch and position.
         """
-        return self._form(collate_fn=collate_fn, for_loader=True)
+        standing = self._standing if same_run else copy.copy(self._standing)
+        return self._form(collate_fn=collate_fn, for_loader=True, _standing=standing)
 
     def _form(self, **changes: Any) -> IPFSIterableDataset:
         """This dataset but for ``changes``. What is not changed the two have in common: where the run stands, what is open."""
