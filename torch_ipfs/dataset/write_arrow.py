@@ -22,6 +22,8 @@ from torch_ipfs.manifest.unpack import read_stream
 from torch_ipfs.manifest.values import Misfit
 
 _MAX_ROWS = 2**20
+_VIEW_BYTES = 1024
+"""About what a text that pyarrow does not measure takes."""
 _DTYPE_KEY = b"torch_ipfs.dtype"
 
 
@@ -57,7 +59,7 @@ class ArrowColumn:
 
     def fitting(self, start: int, stop: int, budget_bytes: int) -> int:
         stop = min(stop, start + _MAX_ROWS)
-        while stop > start + 1 and self._values.slice(start, stop - start).nbytes > budget_bytes:
+        while stop > start + 1 and _size_bytes(self._values.slice(start, stop - start)) > budget_bytes:
             stop = start + (stop - start) // 2
         return stop
 
@@ -77,6 +79,13 @@ class ArrowColumn:
         except ManifestError as error:
             raise Misfit(0, f"Arrow's {self._values.type} cannot be part of a dataset: {error}") from None
         return read.fields[0][1], columns[""]
+
+
+def _size_bytes(values: Any) -> int:
+    try:
+        return int(values.nbytes)
+    except pa.ArrowException:  # pyarrow 17 cannot tell how much of a view's memory a slice has
+        return _VIEW_BYTES * len(values)
 
 
 def _joined(values: Any) -> Any:
