@@ -85,7 +85,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
         if on_error not in ON_ERROR:
             raise OptionError(f"on_error must be one of {', '.join(ON_ERROR)}, but is {on_error!r}")
-        if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
             raise OptionError(f"seed must be an integer of 64 bits, but is {seed!r}")
         if not isinstance(shuffle, bool | ShuffleOptions):
             raise OptionError(f"shuffle must be True, False or ShuffleOptions, but is {shuffle!r}")

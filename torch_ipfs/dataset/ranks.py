@@ -17,12 +17,14 @@ Ranks = tuple[int, int]
 def checked_ranks(rank: int | None, world_size: int | None) -> Ranks | None:
     """What the caller gave: both or neither.
 
-    :raises OptionError: one without the other, or a rank outside of its world.
+    :raises OptionError: one without the other, no whole numbers, or a rank outside of its world.
     """
     if rank is None and world_size is None:
         return None
     if rank is None or world_size is None:
         raise OptionError("give both rank and world_size, or neither and have them found")
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (rank, world_size)):
+        raise OptionError(f"rank and world_size must be whole numbers, but are {rank!r} and {world_size!r}")
     Topology(rank, world_size)
     return rank, world_size
 

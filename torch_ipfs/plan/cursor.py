@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch_ipfs.errors import ResumeError
+from torch_ipfs.errors import OptionError, ResumeError
 from torch_ipfs.plan.shuffle import ShuffleOptions
 
 STATE_VERSION = 1
+_CHANGED = "it was changed since state_dict() gave it: load the state of another checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ class Cursor:
                 "it was not written by state_dict() of this version; start the run anew, or use the version that wrote it"
             )
         if not isinstance(state.get("root"), str):
-            raise ResumeError(f"field 'root' of the state must be a CID as text, but is {_shown(state.get('root'))}")
+            raise ResumeError(
+                f"field 'root' of the state must be a CID as text, but is {_shown(state.get('root'))}; {_CHANGED}"
+            )
         return cls(
             root=state["root"],
             seed=_integer(state, "seed", None),
@@ -66,10 +69,12 @@ def _integer(state: Mapping[str, Any], name: str, least: int | None) -> int:
         not isinstance(value, int)
         or isinstance(value, bool)
         or (least is not None and value < least)
-        or abs(value) >= 2**63
+        or not -(2**63) <= value < 2**63
     ):
         bound = "" if least is None else f" of at least {least}"
-        raise ResumeError(f"field {name!r} of the state must be an integer{bound} below 2**63, but is {_shown(value)}")
+        raise ResumeError(
+            f"field {name!r} of the state must be an integer{bound} below 2**63, but is {_shown(value)}; {_CHANGED}"
+        )
     return value
 
 
@@ -78,5 +83,10 @@ def _shuffle(value: object) -> ShuffleOptions | None:
         return None
     names = set(ShuffleOptions.__dataclass_fields__)
     if not isinstance(value, Mapping) or set(value) != names:
-        raise ResumeError(f"field 'shuffle' of the state must be null or have {sorted(names)}, but is {_shown(value)}")
-    return ShuffleOptions(**{name: _integer(value, name, 1) for name in sorted(names)})
+        raise ResumeError(
+            f"field 'shuffle' of the state must be null or have {sorted(names)}, but is {_shown(value)}; {_CHANGED}"
+        )
+    try:
+        return ShuffleOptions(**{name: _integer(value, name, 1) for name in sorted(names)})
+    except OptionError as error:
+        raise ResumeError(f"field 'shuffle' of the state cannot be: {error}; {_CHANGED}") from None

@@ -28,6 +28,9 @@ from torch_ipfs.errors import OptionError
 Int64s = npt.NDArray[np.int64]
 
 MAX_LANES = 512
+"""By default."""
+_MOST_LANES, _MOST_ROWS = 2**20, 2**40
+"""What options may ask for: positions times any of it stay far from where 64-bit arithmetic could overflow."""
 MAX_WINDOW_ROWS = 2**14
 _LANE_WINDOW_ROWS = 2**21
 """Most rows of the windows of all lanes together, by default: what is permuted before the first batch, and kept."""
@@ -76,8 +79,9 @@ class ShuffleOptions:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise OptionError(f"shuffle option {name} must be an integer of at least 1, but is {value!r}")
+            most = _MOST_LANES if name == "lanes" else _MOST_ROWS
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise OptionError(f"shuffle option {name} must be an integer from 1 to {most}, but is {value!r}")
 
     @classmethod
     def for_dataset(cls, num_samples: int, shard_rows: int, unit_rows: int = 16) -> ShuffleOptions:
@@ -125,9 +129,9 @@ class LaneOrder:
         # A lane's length follows from dealing units out in turn: all full cycles, then what the last cycle has for it.
         self._full_rows, self._left = num_samples // cycle * options.unit_rows, num_samples % cycle
         self._windows_a_lane = (self._full_rows + options.unit_rows) // options.window_rows + 1
-        longest = min(options.window_rows, self._full_rows + options.unit_rows)
-        windows = options.lanes * self._windows_a_lane
-        self._kept = _Windows(longest, windows, options.lanes, lambda key: self._window(key, seed, epoch))
+        longest = min(options.window_rows, self._full_rows + min(options.unit_rows, self._left or options.unit_rows))
+        lanes = min(options.lanes, -(-num_samples // options.unit_rows))  # the others are empty
+        self._kept = _Windows(longest, lanes * self._windows_a_lane, lanes, lambda key: self._window(key, seed, epoch))
 
     def places(self, positions: Int64s) -> Int64s:
         """Places on the line of ``positions``. Shapes (n,), both in [0, N)."""
