@@ -1,0 +1,92 @@
+"""What a role makes of a source: a store to read from, one to write to and pin in, a node to speak through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from torch_ipfs.blockstore import open_blockstore
+from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
+from torch_ipfs.blockstore.cached import CachedBlockstore
+from torch_ipfs.blockstore.endpoint import Endpoint
+from torch_ipfs.blockstore.gateway import GatewayBlockstore
+from torch_ipfs.blockstore.kubo import KuboBlockstore
+from torch_ipfs.blockstore.open import Source
+from torch_ipfs.blockstore.tiered import TieredBlockstore
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import OptionError
+
+Role = Literal["master", "worker", "leecher"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Node:
+    """A source in a role.
+
+    A master pins what it publishes. A worker reads through the cache, writes, and pins what it is told to. A leecher reads
+    through the cache and does nothing else.
+
+    :param source: as :func:`torch_ipfs.open_blockstore` takes it; ``None`` for TORCH_IPFS_SOURCE, else the local store.
+    :raises OptionError: no such role, or no such source.
+    """
+
+    def __init__(self, role: Role, source: Source) -> None:
+        if role not in ROLES:
+            raise OptionError(f"role must be one of {', '.join(ROLES)}, but is {role!r}")
+        self.role = role
+        store = open_blockstore(source)
+        parts = list(_parts(store))
+        self.store = CachedBlockstore(store) if isinstance(store, KuboBlockstore | GatewayBlockstore) else store
+        self.home: Blockstore = next((part for part in parts if isinstance(part, PinningBlockstore)), store)
+        self._kubo = next((part for part in parts if isinstance(part, KuboBlockstore)), None)
+
+    @property
+    def source(self) -> str:
+        """The source's name in errors."""
+        return str(getattr(self.store, "source", type(self.store).__name__))
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The RPC of the IPFS node to speak through, if the source has one."""
+        return None if self._kubo is None else self._kubo.endpoint
+
+    def check_may_write(self, operation: str) -> None:
+        """:raises OptionError: the role is leecher."""
+        if self.role == "leecher":
+            raise OptionError(
+                f"{operation} is refused: a leecher only reads; make the kit with role='worker' or role='master'"
+            )
+
+    def publish(self, cid: CID) -> bool:
+        """Say that ``cid``, whose blocks have been put, is published: a master pins it.
+
+        :returns: whether it is pinned.
+        :raises BlockError: it cannot be pinned, as something that it links to is nowhere to be had.
+        """
+        if self.role != "master" or not isinstance(self.home, PinningBlockstore):
+            return False
+        self.home.pin(cid)
+        return True
+
+    @property
+    def pinning(self) -> PinningBlockstore:
+        """The store that keeps pins.
+
+        :raises OptionError: the source has none.
+        """
+        if not isinstance(self.home, PinningBlockstore):
+            raise OptionError(
+                "this source keeps no pins; a local store or an IPFS node (kubo://host:port) does", source=self.source
+            )
+        return self.home
+
+
+def _parts(store: Blockstore) -> Iterator[Blockstore]:
+    """The stores that a store is made of."""
+    if isinstance(store, CachedBlockstore):
+        yield from _parts(store.store)
+    elif isinstance(store, TieredBlockstore):
+        for part in store.stores:
+            yield from _parts(part)
+    else:
+        yield store

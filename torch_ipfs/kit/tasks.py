@@ -1,0 +1,131 @@
+"""Tasks for training: messages that name a dataset by its CID and say how to train on it, and the pins that go with them.
+
+    {"operation": "training", "dataset_cid": CID, "hyperparameters": {"learning_rate": 0.001, "batch_size": 32, "epochs": 5}}
+
+What arrives over pubsub may come from anybody. Nothing of it is executed: it is read, and refused unless it is such a task.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch_ipfs import codec
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import CodecError, ManifestError, OptionError
+from torch_ipfs.kit.node import Node
+from torch_ipfs.manifest.tree import Manifest
+
+OPERATION = "training"
+
+_LINKS_A_BLOCK = 16_384
+"""Links of a block that does nothing but link: some 41 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """A task that was understood.
+
+    :param hyperparameters: ``learning_rate`` (a positive number), ``batch_size`` and ``epochs`` (whole numbers of at least 1),
+        and whatever else the master says.
+    """
+
+    dataset_cid: str
+    hyperparameters: dict[str, Any]
+    operation: str = OPERATION
+
+    def to_message(self) -> str:
+        """The task as text to publish."""
+        return json.dumps(asdict(self))
+
+
+def read_task(message: Any) -> TrainingTask:
+    """The task in a message.
+
+    :param message: as a subscription gives it, or its data: JSON in text or bytes.
+    :raises OptionError: it is no JSON, lacks a field, or a field cannot be; names it.
+    """
+    data = message.get("data") if isinstance(message, Mapping) else message
+    if not isinstance(data, str | bytes):
+        raise OptionError(f"a task is JSON in text or bytes, not a {type(data).__name__}")
+    try:
+        value = codec.json.decode(data.encode() if isinstance(data, str) else data)
+    except (CodecError, UnicodeEncodeError) as error:
+        raise OptionError(f"the task is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise OptionError(f"a task is a map, not a {type(value).__name__}")
+    for name, kind in (("operation", str), ("dataset_cid", str), ("hyperparameters", dict)):
+        if not isinstance(value.get(name), kind):
+            raise OptionError(f"the task's {name!r} is {value.get(name)!r:.80}; expected a {kind.__name__}")
+    if value["operation"] != OPERATION:
+        raise OptionError(f"the task's operation is {value['operation']!r:.80}; only {OPERATION!r} is known")
+    try:
+        CID.parse(value["dataset_cid"])
+    except CodecError as error:
+        raise OptionError(f"the task's 'dataset_cid' is {value['dataset_cid']!r:.80}, no CID: {error}") from None
+    _check_hyperparameters(value["hyperparameters"])
+    return TrainingTask(value["dataset_cid"], value["hyperparameters"])
+
+
+def _check_hyperparameters(values: dict[str, Any]) -> None:
+    for name in ("batch_size", "epochs"):
+        if type(values.get(name)) is not int or values[name] < 1:
+            raise OptionError(f"the task's {name!r} is {values.get(name)!r:.80}; expected a whole number of at least 1")
+    rate: Any = values.get("learning_rate")
+    if type(rate) not in (int, float) or not 0 < rate < math.inf:
+        raise OptionError(f"the task's 'learning_rate' is {rate!r:.80}; expected a positive number")
+
+
+def task_in(message: Any) -> TrainingTask | None:
+    """The task in a message, if it is one."""
+    try:
+        return read_task(message)
+    except OptionError:
+        return None
+
+
+def pins_of(node: Node, task: TrainingTask) -> list[CID]:
+    """What to pin, recursively, to keep the task's dataset: its root; and where that names samples by text and not by links,
+    blocks of links to them, which are put for that.
+
+    :raises BlockError: nobody has its root.
+    :raises ManifestError: it is no dataset.
+    """
+    root = CID.parse(task.dataset_cid)
+    manifest = Manifest(node.store, root)
+    leaf = manifest.root_node.leaf
+    texts = [link for link in (leaf.values or ()) if isinstance(link, str)] if leaf and leaf.format == "samples" else []
+    try:
+        links = [CID.parse(text) for text in texts]
+    except CodecError as error:
+        raise ManifestError(f"the dataset names a sample that is no CID: {error}", cid=root) from None
+    pins = [root]
+    for start in range(0, len(links), _LINKS_A_BLOCK):
+        block = codec.dag_cbor.encode(links[start : start + _LINKS_A_BLOCK])
+        pins.append(CID.of(block, codec="dag-cbor"))
+        node.home.put(pins[-1], block)
+    return pins
+
+
+@contextmanager
+def pinned(node: Node, task: TrainingTask) -> Iterator[None]:
+    """Keep the task's dataset from garbage collection; what was pinned before stays so afterwards.
+
+    :raises OptionError: the source keeps no pins.
+    :raises BlockError: somebody has its root, and nobody all of it.
+    """
+    before = node.pinning.pins()
+    added = [cid for cid in pins_of(node, task) if cid not in before]
+    done: list[CID] = []
+    try:
+        for cid in added:
+            node.pinning.pin(cid)
+            done.append(cid)
+        yield
+    finally:
+        for cid in done:
+            node.pinning.unpin(cid)

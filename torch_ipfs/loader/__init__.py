@@ -1,0 +1,5 @@
+"""IPFSDataLoader: the loader of the specification, arranged out of datasets, DataLoader and stores."""
+
+from torch_ipfs.loader.facade import IPFSDataLoader
+
+__all__ = ["IPFSDataLoader"]

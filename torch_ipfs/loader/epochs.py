@@ -1,0 +1,68 @@
+"""Which epoch a pass is of, where every pass is of the next one until somebody says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch_ipfs.blockstore.process_lock import ProcessLock
+from torch_ipfs.dataset.dataloader import Received
+from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.errors import OptionError
+
+State = Mapping[str, Any]
+
+
+class Epochs:
+    """The epochs of one loader, whatever its passes are read as."""
+
+    def __init__(self) -> None:
+        self._lock = ProcessLock()
+        self._next = 0
+        self._fixed = False
+        self._resumed: State | None = None
+
+    @property
+    def next(self) -> int:
+        """The epoch of the pass that begins next."""
+        return self._next
+
+    def begin(self) -> tuple[int, State | None]:
+        """The epoch of a pass that begins now, and the state to go on from, which counts for this pass alone."""
+        with self._lock:
+            epoch, resumed = self._next, self._resumed
+            self._resumed = None
+            if not self._fixed:
+                self._next += 1
+            return epoch, resumed
+
+    def fix(self, epoch: int) -> None:
+        """Have passes be of ``epoch`` from now on. A state of that very epoch still counts.
+
+        :raises OptionError: it is no epoch.
+        """
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
+            raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
+        with self._lock:
+            if epoch != self._next:
+                self._resumed = None
+            self._next, self._fixed = epoch, True
+
+    def resume(self, epoch: int, state: State) -> None:
+        """Have the next pass go on from ``state``, which is of ``epoch``."""
+        with self._lock:
+            self._next, self._resumed = epoch, state
+
+    def state(self, dataset: IPFSIterableDataset, received: Received | None) -> dict[str, Any]:
+        """Where a run stands: what was loaded and not yet read, or after what the latest pass has given out.
+
+        :param received: what counts the latest pass. One that was received to its end is done with: the run stands at the
+            start of the next epoch, if there is to be one.
+        """
+        if self._resumed is not None:
+            return dict(self._resumed)
+        if received is None or (self._fixed and received.epoch != self._next):
+            return dataset.state_at(self._next, 0)
+        if received.ended and not self._fixed:
+            return dataset.state_at(received.epoch + 1, 0)
+        return dataset.state_at(received.epoch, received.position)

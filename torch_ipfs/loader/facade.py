@@ -1,0 +1,385 @@
+"""IPFSDataLoader, as the specification has it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.process_lock import ProcessLock
+from torch_ipfs.bridges.load_order import settle
+from torch_ipfs.bridges.tensorflow import signature_of
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
+from torch_ipfs.dataset.epoch import OnError
+from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.errors import OptionError
+from torch_ipfs.loader.client import Cache, store_of
+from torch_ipfs.loader.dag_get import DagGetBlockstore
+from torch_ipfs.loader.epochs import Epochs
+from torch_ipfs.loader.passes import Current, Pass
+from torch_ipfs.loader.pytorch import EpochDataLoader, features_and_labels, trained_schema
+from torch_ipfs.loader.result import Result, failed, succeeded
+from torch_ipfs.loader.samples import lightened, pack
+from torch_ipfs.manifest.schema import Schema
+
+Sample = Any
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """A dataset that was loaded.
+
+    :param name: as it was asked for.
+    :param reading: held while this process reads, since its passes share what they have open.
+    """
+
+    name: str
+    dataset: IPFSIterableDataset
+    epochs: Epochs
+    reading: ProcessLock = field(default_factory=ProcessLock)
+
+
+class IPFSDataLoader:
+    """Batches of samples of a dataset named by its CID: lists of maps, or through :meth:`to_pytorch`, :meth:`to_tensorflow`.
+
+    Every pass, whichever way it is read, is of the next epoch, until :meth:`set_epoch` is called. Methods may be called from
+    several threads.
+
+    :param ipfs_client: where blocks come from: what :func:`torch_ipfs.open_blockstore` takes, a Blockstore, an ipfshttpclient
+        Client, an ipfs_kit, or an object with ``dag_get(cid)``.
+    :param batch_size: samples in a batch.
+    :param shuffle: whether to permute the samples, anew in each epoch.
+    :param prefetch: batches that each worker process reads ahead; 0 reads in the process that iterates, without workers.
+    :param num_workers: processes that read; by default one. A client that does not pickle is read without.
+    :param seed: of the order.
+    :param drop_last: leave out the last batch where it is not full.
+    :param on_error: what becomes of samples that are missing or broken: "skip", counted in :attr:`skipped`; "raise";
+        "substitute" another.
+    :param transform: applied to each sample, in the workers.
+    :param cache: whether blocks are kept on this machine's disk: ``None`` for those of gateways and IPFS nodes, ``True``,
+        ``False``, or the folder to keep them in.
+    :param rank: data-parallel rank, with ``world_size``; by default found from torch.distributed, RANK and WORLD_SIZE.
+    :raises OptionError: (a ValueError) for arguments that cannot work. Nothing is read before :meth:`load_dataset`.
+    """
+
+    def __init__(
+        self,
+        ipfs_client: Any,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        prefetch: int = 2,
+        *,
+        num_workers: int | None = None,
+        seed: int = 0,
+        drop_last: bool = False,
+        on_error: OnError = "skip",
+        transform: Callable[[Any], Any] | None = None,
+        cache: Cache = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        for name, number in (("prefetch", prefetch), ("num_workers", 0 if num_workers is None else num_workers)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r}")
+        if batch_size is None:
+            raise OptionError("batch_size must be a whole number of at least 1, but is None")
+        self.ipfs_client = ipfs_client
+        self.batch_size, self.shuffle, self.prefetch = batch_size, shuffle, prefetch
+        self._num_workers = num_workers
+        self._cache = cache
+        self._options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "seed": seed,
+            "drop_last": drop_last,
+            "on_error": on_error,
+            "transform": transform,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        IPFSIterableDataset("", None, **self._options)  # which knows what options can work
+        self._epoch: int | None = None
+        self._store: tuple[Blockstore, bool] | None = None
+        self._loaded: _Loaded | None = None
+        self._before: tuple[CID, Epochs] | None = None
+        self._why_not = "call load_dataset(cid) first"
+        self._received: Received | None = None
+        self._lock = ProcessLock()
+        self._forget_passes()
+
+    def _forget_passes(self) -> None:
+        self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
+        self._pytorch: weakref.WeakSet[EpochDataLoader] = weakref.WeakSet()
+        self._current = Current()
+
+    # Datasets.
+
+    def load_dataset(self, dataset_cid: CID | str) -> Result:
+        """Open the dataset of a CID, ``/ipfs/CID/path`` or ``ipfs://CID/path``, in place of the one that was.
+
+        Passes over the one before go on to their end.
+
+        :returns: ``success`` and ``dataset_cid``, with ``total_samples`` and ``metadata`` (what its root says beside the
+            samples); or, where it cannot be loaded, ``error`` and ``error_type``, and nothing is loaded.
+        """
+        name = str(dataset_cid)
+        with self._lock:
+            self._unload(f"load_dataset({name!r}) has not succeeded")
+        try:
+            dataset = self._open(dataset_cid)
+        except Exception as error:  # noqa: BLE001 - the store may be the caller's, and raise anything
+            result = failed("load_dataset", error, dataset_cid=name)
+            result["error"] = self._readable(result["error"])
+            with self._lock:
+                self._unload(f"load_dataset({name!r}) failed: {result['error']}")
+            return result
+        with self._lock:
+            self._unload("")
+            self._loaded = _Loaded(name, dataset, self._epochs_of(dataset.manifest.root))
+        found = {"total_samples": dataset.manifest.num_samples, "metadata": dataset.manifest.metadata}
+        return succeeded("load_dataset", dataset_cid=name, **found)
+
+    def _open(self, dataset_cid: CID | str) -> IPFSIterableDataset:
+        if not isinstance(dataset_cid, CID | str):
+            raise OptionError(f"a dataset is named by its CID as text, not by a {type(dataset_cid).__name__}")
+        if self._store is None:
+            self._store = store_of(self.ipfs_client, self._cache)
+        store, _ = self._store
+        root: CID | str = dataset_cid
+        if isinstance(store, DagGetBlockstore):
+            store.warn()
+            root = store.cid_of(str(dataset_cid))
+        dataset = IPFSIterableDataset(root, store, **self._options)
+        _ = dataset.manifest
+        return dataset
+
+    def _readable(self, text: str) -> str:
+        store = self._store[0] if self._store is not None else None
+        return store.readable(text) if isinstance(store, DagGetBlockstore) else text
+
+    def _epochs_of(self, root: CID) -> Epochs:
+        """A dataset's epochs are counted from its loading; when the same one is loaded again they go on."""
+        if self._before is None or self._before[0] != root:
+            self._before = root, Epochs()
+        if self._epoch is not None:
+            self._before[1].fix(self._epoch)
+        return self._before[1]
+
+    def _unload(self, why_not: str) -> None:
+        self._loaded, self._why_not, self._received = None, why_not, None
+        self._current.set(None)
+
+    def _here(self) -> _Loaded:
+        if self._loaded is None:
+            raise OptionError(f"no dataset is loaded: {self._why_not}")
+        return self._loaded
+
+    @property
+    def total_samples(self) -> int:
+        """Samples of the whole dataset, whichever rank reads them; 0 where none is loaded."""
+        loaded = self._loaded
+        return 0 if loaded is None else loaded.dataset.manifest.num_samples
+
+    @property
+    def dataset_metadata(self) -> dict[str, Any] | None:
+        """What the dataset's root says beside the samples: name, description, version and so on."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.dataset.manifest.metadata
+
+    @property
+    def dataset_cid(self) -> str | None:
+        """The CID or path that was loaded."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.name
+
+    @property
+    def skipped(self) -> int:
+        """Samples of the latest pass, of whichever kind, that could not be had so far."""
+        received = self._received
+        return 0 if received is None else received.skipped.count
+
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch; 0 where no dataset is loaded."""
+        loaded = self._loaded
+        return 0 if loaded is None else len(loaded.dataset)
+
+    def __bool__(self) -> bool:
+        return True
+
+    # Passes.
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """A pass over the next epoch, as lists of samples. Several may go on at the same time.
+
+        :raises OptionError: no dataset is loaded.
+        """
+        with self._lock:
+            return self._new_pass()
+
+    def __next__(self) -> list[Sample]:
+        """The next batch of the pass that ``iter()`` began last and that still goes on, else of a new one.
+
+        :raises StopIteration: that pass is over; ``iter()`` begins another.
+        :raises OptionError: no dataset is loaded.
+        """
+        with self._lock:
+            self._here()
+            this = self._current.take() or self._new_pass()
+        return this.draw()
+
+    def _new_pass(self) -> Pass:
+        loaded = self._here()
+        epoch, state = loaded.epochs.begin()
+        collate = pack if self._options["transform"] else None
+        workers = self._worker_options()
+        # Passes in this process share a reader, and what it has open from epoch to epoch.
+        reading = loaded.dataset.beside(own_reader=bool(workers)).for_receiver(collate)
+        if workers and collate is None:
+            reading.batch_transform = lightened
+        if state is None:
+            reading.set_epoch(epoch)
+        else:
+            reading.load_state_dict(state)
+        planned = self._received = Received(*reading.next_pass())
+
+        def start() -> Receiving:
+            receiving = iter(IPFSStatefulDataLoader(reading, persistent_workers=False, **workers))
+            if self._received is planned:
+                self._received = receiving.received
+            return receiving
+
+        this = Pass(start, loaded.name, nullcontext() if workers else loaded.reading, self._current)
+        self._passes.add(this)
+        self._current.set(this)
+        return this
+
+    def _worker_options(self) -> dict[str, Any]:
+        """What a DataLoader is told of workers; nothing where this process reads."""
+        num_workers = 1 if self._num_workers is None else self._num_workers
+        store = self._store[0] if self._store is not None else None
+        if (
+            self.prefetch == 0
+            or num_workers == 0
+            or (isinstance(store, DagGetBlockstore) and not store.goes_to_workers())
+        ):
+            return {}
+        return {"num_workers": num_workers, "prefetch_factor": self.prefetch}
+
+    def to_pytorch(self, **options: Any) -> EpochDataLoader:
+        """A ``torch.utils.data.DataLoader`` of this dataset: batches of tensors, as pairs (features, labels) where samples have
+        just these fields, as maps otherwise. Each of its passes is of the next epoch.
+
+        :param options: as DataLoader takes them, in place of what this loader was made with.
+        :raises OptionError: no dataset is loaded.
+        """
+        settle()
+        with self._lock:
+            loaded = self._here()
+            dataset = loaded.dataset.beside()
+            dataset.batch_transform = features_and_labels
+            options = {**self._worker_options(), **options}
+            loader = EpochDataLoader(dataset.for_receiver(None), loaded.epochs, self._count, **options)
+            self._pytorch.add(loader)
+            return loader
+
+    def to_tensorflow(self, *, output_signature: Any = None) -> Any:
+        """A ``tf.data.Dataset`` of this dataset: batches as :meth:`to_pytorch` gives them, every pass the next epoch, whole.
+
+        :param output_signature: in place of what the schema says: a map of fields to specs, or a sequence of specs.
+        :raises OptionError: no dataset is loaded, or TensorFlow has no type for a field; names it.
+        :raises ImportError: TensorFlow is not installed; says how it is.
+        """
+        from torch_ipfs.dataset.to_tensorflow import to_tensorflow
+
+        with self._lock:
+            loaded = self._here()
+
+        def signature(schema: Schema) -> Any:
+            return signature_of(trained_schema(schema)) if output_signature is None else output_signature
+
+        epochs = loaded.epochs
+        return to_tensorflow(
+            loaded.dataset, next_epoch=lambda: epochs.begin()[0], signature=signature, begun=self._count
+        )
+
+    def _count(self, received: Received) -> None:
+        self._received = received
+
+    # Where the run stands.
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have every pass from now on be of ``epoch``, until it is set anew. Before that each is of the next by itself.
+
+        :raises OptionError: a negative number.
+        """
+        with self._lock:
+            (self._loaded.epochs if self._loaded else Epochs()).fix(epoch)
+            self._epoch = epoch
+            self._current.set(None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the latest pass stands, of this loader or of what to_pytorch gave: after the last batch that was received.
+
+        :raises OptionError: no dataset is loaded.
+        """
+        with self._lock:
+            loaded = self._here()
+            return loaded.epochs.state(loaded.dataset, self._received)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` in the next pass, and only in that one; at any batch size, prefetch and number of ranks.
+
+        :raises OptionError: no dataset is loaded.
+        :raises ResumeError: it is of another dataset, seed, shuffle or version, or no state at all; names the field.
+        """
+        with self._lock:
+            loaded = self._here()
+            loaded.dataset.load_state_dict(state)
+            loaded.epochs.resume(loaded.dataset.epoch, state)
+            self._received = None
+            self._current.set(None)
+
+    # The end.
+
+    def close(self) -> None:
+        """End all passes, those of to_pytorch's loaders too, with their workers, and let go of the dataset.
+
+        May be called twice; load_dataset may be called after it. A pass that is asked for more raises an OptionError.
+        """
+        with self._lock:
+            passes, loaders = list(self._passes), list(self._pytorch)
+            self._forget_passes()
+            if self._loaded is not None:
+                self._unload("the loader was closed; load_dataset opens it again")
+            store = self._store
+        for this in passes:
+            this.close()
+        for loader in loaders:
+            loader.close()
+        if store is not None and store[1]:
+            store[0].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_passes": None, "_pytorch": None, "_current": None, "_received": None}
+        store = None if self._store is None or self._store[1] else self._store
+        return {**self.__dict__, **own, "_store": store}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_passes()
+
+    def __repr__(self) -> str:
+        return f"IPFSDataLoader({self.dataset_cid!r}, batch_size={self.batch_size}, total_samples={self.total_samples})"

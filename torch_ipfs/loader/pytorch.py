@@ -1,0 +1,88 @@
+"""What to_pytorch() gives: a DataLoader whose passes go on from epoch to epoch, in batches that a model can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
+from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.loader.epochs import Epochs
+from torch_ipfs.manifest.schema import Field, Schema
+
+
+def features_and_labels(batch: Any) -> Any:
+    """A batch of ``features`` and ``labels`` alone as a pair of them, features float32 and labels int64 where they are
+    numbers; but images in uint8 (two dimensions and more) and complex numbers stay, and labels that are no whole numbers
+    are float32. Any other batch as it is.
+    """
+    if not isinstance(batch, dict) or batch.keys() != {"features", "labels"}:
+        return batch
+    return _converted(batch["features"], labels=False), _converted(batch["labels"], labels=True)
+
+
+def _converted(column: Any, *, labels: bool) -> Any:
+    if not isinstance(column, torch.Tensor) or column.is_complex():
+        return column
+    if labels and not column.is_floating_point():
+        return column.to(torch.int64)
+    if column.dtype == torch.uint8 and column.dim() > 2:
+        return column
+    return column.to(torch.float32)
+
+
+def trained_schema(schema: Schema) -> Schema:
+    """What :func:`features_and_labels` makes of batches of ``schema``."""
+    if set(schema.names) != {"features", "labels"}:
+        return schema
+    return Schema(tuple((name, _converted_field(field, labels=name == "labels")) for name, field in schema.fields))
+
+
+def _converted_field(field: Field, *, labels: bool) -> Field:
+    if not field.fixed or field.dtype.startswith("complex"):
+        return field
+    if labels and field.dtype.startswith(("int", "uint", "bool")):
+        return replace(field, dtype="int64")
+    if field.dtype == "uint8" and len(field.shape) > 1:
+        return field
+    return replace(field, dtype="float32")
+
+
+class EpochDataLoader(IPFSStatefulDataLoader):
+    """A DataLoader over an IPFSDataLoader's dataset. Its passes count as that loader's.
+
+    :param epochs: the loader's; ``set_epoch`` and ``load_state_dict`` here and there are the same.
+    :param begun: is given what counts a pass, when it begins.
+    """
+
+    def __init__(
+        self, dataset: IPFSIterableDataset, epochs: Epochs, begun: Callable[[Received], None], **options: Any
+    ) -> None:
+        super().__init__(dataset, **options)
+        self._epochs, self._begun = epochs, begun
+
+    def __iter__(self) -> Receiving:
+        epoch, state = self._epochs.begin()
+        if state is None:
+            self.dataset.set_epoch(epoch)
+        else:
+            super().load_state_dict(state)
+        receiving = super().__iter__()
+        self._begun(receiving.received)
+        return receiving
+
+    def set_epoch(self, epoch: int) -> None:
+        """Read epoch ``epoch`` in every pass from the next one on."""
+        self._epochs.fix(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training loop stands: after what it has received, whatever workers have prefetched. Under 1 KiB."""
+        return self._epochs.state(self.dataset, self.received)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """As :meth:`torch_ipfs.loader.IPFSDataLoader.load_state_dict`."""
+        super().load_state_dict(state_dict)
+        self._epochs.resume(self.dataset.epoch, state_dict)
