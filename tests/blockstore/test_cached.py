@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import mmap
 import os
@@ -132,6 +133,45 @@ def test_a_block_is_kept_whatever_its_cid_says_of_its_codec(tmp_path: Path) -> N
         assert store.get(other) == data
         assert got(store, [other]) == [data]
     assert len(inner.asked) == 1
+
+
+def test_a_digest_too_long_for_a_files_name_is_passed_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = b"a long digest"
+    cid = CID.from_multihash("raw", b"\x19\x80\x01" + hashlib.shake_256(data).digest(128))
+    identity = CID.of(bytes(128), "raw", "identity")
+    inner = StagedStore([(cid, data)])
+    store = CachedBlockstore(inner, tmp_path)
+    assert [store.get(cid), *got(store, [cid, identity])] == [data, data, bytes(128)]
+    assert store.get(identity) == bytes(128)
+    assert store.has(cid)
+    assert len(inner.asked) == 2
+    assert files_of(tmp_path) == []
+    assert warnings_of(caplog) == []
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    blocks = blocks_of(20)
+    store = CachedBlockstore(DictStore(blocks), tmp_path, 10_000)
+    store.get(blocks[0][0])
+    foreign = file_of(tmp_path, blocks[0][0]).with_name("notes.txt")
+    foreign.write_text("mine")
+    assert got(store, [cid for cid, _ in blocks]) == [data for _, data in blocks]
+    assert foreign.read_text() == "mine"
+
+
+def test_a_cache_of_no_bytes_makes_nobody_wait(tmp_path: Path) -> None:
+    [(cid, data)] = blocks_of(1)
+    slow, quick = StagedStore([(cid, data)], "slow"), StagedStore([(cid, data)], "quick")
+    slow.gate.clear()
+    first = threading.Thread(target=CachedBlockstore(slow, tmp_path, 0).get, args=(cid,))
+    first.start()
+    wait_until(lambda: slow.asked, "the first fetch")
+    second = CachedBlockstore(quick, tmp_path, 0, wait_s=DEADLINE_S)
+    assert second.get(cid) == data
+    assert got(second, [cid]) == [data]
+    slow.gate.set()
+    first.join(DEADLINE_S)
+    assert files_of(tmp_path) == []
 
 
 def test_large_blocks_are_views_of_a_map(tmp_path: Path) -> None:

@@ -181,6 +181,21 @@ def test_a_source_that_fails_its_trials_is_tried_less_and_less(two: tuple[Staged
     assert 2 <= len(first.asked) <= 7  # 0, 10, 30, 70, 150, 310 ms
 
 
+def test_a_trial_is_not_waited_for_and_counts_when_it_is_answered(two: tuple[StagedStore, StagedStore]) -> None:
+    first, _ = two
+    first.failure = down("first")
+    store = TieredBlockstore(two, demote_s=0.01, demote_max_s=0.01, slow_s=DEADLINE_S, trial_s=0.05)
+    assert store.get(CIDS[0]) == DATAS[0]
+    first.failure = None
+    first.gate.clear()
+    wait_until(lambda: store.get(CIDS[0]) and len(first.asked) >= 2, "a trial")
+    assert counted(store, "demoted") == [True, False]
+    assert counted(store, "slow") == [0, 0]
+    first.gate.set()
+    wait_until(lambda: counted(store, "demoted") == [False, False], "the trial's answer counts")
+    store.close()
+
+
 def test_a_source_that_lies_is_named_and_another_serves(
     two: tuple[StagedStore, StagedStore], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -551,6 +566,15 @@ def test_a_source_is_demoted_longer_each_time_up_to_a_bound_and_back_after_one_a
     assert health.period_s == 1.0  # it had been well for some time
 
 
+def test_trials_that_have_no_outcome_grow_rare_and_a_late_answer_still_counts() -> None:
+    health = SourceHealth(1.0, 60.0)
+    assert health.failed(0.0, 0.0)
+    trials = [now / 10 for now in range(400) if health.admit(now / 10)]
+    assert trials == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert health.answered(4.0, 40.0)
+    assert health.is_up
+
+
 def test_old_news_changes_nothing() -> None:
     health = SourceHealth(1.0, 60.0)
     assert health.failed(10.0, 11.0)
@@ -560,5 +584,6 @@ def test_old_news_changes_nothing() -> None:
     assert health.period_s == 1.0
     assert health.answered(11.5, 11.6)  # and answered as such
     assert health.is_up
+    assert not health.answered(11.5, 11.8)
     assert not health.failed(11.3, 11.7)
     assert not SourceHealth(0.0, 60.0).failed(1.0, 2.0)

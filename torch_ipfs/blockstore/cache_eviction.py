@@ -123,9 +123,18 @@ class CacheEviction:
             self._evicted(entry.multihash_hex)
 
     def _walk(self, coming_bytes: int) -> None:
+        """Find the oldest blocks, and count all while at it."""
         self._files.sweep()
-        self._usage.recount(coming_bytes + self._spare_bytes + self._unwritten_bytes)
-        entries = sorted(self._files.walk())
+        entries: list[CacheEntry] = []
+
+        def count() -> int:
+            entries.extend(self._files.walk())
+            return self._files.half_written_bytes() + sum(entry.size_bytes for entry in entries)
+
+        self._usage.recount(count, coming_bytes + self._spare_bytes + self._unwritten_bytes)
+        if not entries:  # another process is counting
+            entries.extend(self._files.walk())
+        entries.sort()
         enough = sum(entry.size_bytes for entry in entries) // 4
         for entry in entries:
             self._oldest.append(entry)

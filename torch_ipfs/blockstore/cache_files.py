@@ -138,17 +138,22 @@ class CacheFiles:
         """All blocks, in no order."""
         for folder in _scan(self._blocks):
             for file in _scan(folder.path):
-                with suppress(OSError):  # gone since
+                with suppress(OSError, ValueError):  # gone since, or somebody else's
+                    bytes.fromhex(file.name)
                     status = file.stat(follow_symlinks=False)
                     yield CacheEntry(status.st_atime_ns, status.st_size, file.name)
 
-    def count(self) -> int:
-        """The bytes of all blocks and of what is being written. Walks the folder."""
-        being_written = 0
+    def half_written_bytes(self) -> int:
+        """The bytes of what is being written."""
+        size_bytes = 0
         for file in _scan(self.temporary):
             with suppress(OSError):
-                being_written += file.stat(follow_symlinks=False).st_size
-        return being_written + sum(entry.size_bytes for entry in self.walk())
+                size_bytes += file.stat(follow_symlinks=False).st_size
+        return size_bytes
+
+    def count(self) -> int:
+        """The bytes of all blocks and of what is being written. Walks the folder."""
+        return self.half_written_bytes() + sum(entry.size_bytes for entry in self.walk())
 
     def sweep(self) -> None:
         """Remove what dead processes left half-written: files that nobody holds a lock of.

@@ -12,6 +12,7 @@ import os
 import secrets
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -61,12 +62,13 @@ class CacheUsage:
         with self._mutex:
             return self._add(difference_bytes)
 
-    def recount(self, reserved_bytes: int) -> None:
+    def recount(self, count: Callable[[], int], reserved_bytes: int) -> None:
         """Count what is there and put the sum right, unless another process is at it.
 
         What came while it was counted counts in any case, and what went does not, which makes the sum rather too high than too
         low. What other processes have counted and not begun to write is lost: for each the block that it writes.
 
+        :param count: counts the bytes of what is there.
         :param reserved_bytes: what this process has counted and not written yet.
         :raises OSError: the journal or the folder cannot be read.
         """
@@ -76,7 +78,7 @@ class CacheUsage:
             with self._mutex:
                 self._add(0)
                 before = _Read(self._read.name, self._read.offset, self._read.total_bytes)
-            counted = self._files.count()
+            counted = count()
             with self._mutex:
                 came = self._came_since(before)
                 if came is not None:

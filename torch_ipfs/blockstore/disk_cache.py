@@ -71,7 +71,7 @@ class DiskCache:
     @property
     def is_writable(self) -> bool:
         """Whether it is worth trying to write; not for some time after it failed."""
-        return time.monotonic() >= self._no_writes_until
+        return self._limit_bytes != 0 and time.monotonic() >= self._no_writes_until
 
     def has(self, multihash: bytes) -> bool:
         """Whether the block is there; it is not checked."""
@@ -82,6 +82,8 @@ class DiskCache:
 
         :param most_unchecked_bytes: a block over this that would have to be hashed is answered by :class:`Unchecked`.
         """
+        if len(multihash) > LONGEST_MULTIHASH_BYTES:
+            return None
         path = self._files.path(multihash.hex())
         for kept in (self._copies, self._maps):
             found = kept.get(multihash)

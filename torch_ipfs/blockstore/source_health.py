@@ -9,8 +9,8 @@ from __future__ import annotations
 class SourceHealth:
     """A source is up until it fails. Then it is demoted, for longer each time, and comes back by one trial.
 
-    While it is demoted it is asked as the last resort alone. When its time is over, one request is its trial, and another one
-    each time as much time has passed: an answer brings it back, a failure demotes it for twice as long.
+    While it is demoted it is asked as the last resort alone. When its time is over, one request is its trial: an answer,
+    however late, brings it back; a failure, or no answer by the time of the next trial, doubles the time until the next.
 
     :param demote_s: how long the first failure demotes; 0 for never.
     :param demote_max_s: the longest time that this grows to.
@@ -43,6 +43,8 @@ class SourceHealth:
             return True
         if now < self._until:
             return False
+        if self._trial_at is not None:
+            self._period_s = min(2 * self._period_s, self._demote_max_s)
         self._trial_at = now
         self._until = now + self._period_s
         return True

@@ -79,6 +79,10 @@ class TierSource:
         self._answered(asked_at, served=1, bytes=len(block))
         logger.debug("block %s from %s", cid, self.name)
 
+    def gave_late(self, asked_at: float) -> None:
+        """It gave the block when another had."""
+        self._answered(asked_at)
+
     def failed(self, cid: CID, error: TorchIPFSError, asked_at: float) -> bool:
         """It gave an error; whether that demotes it."""
         if isinstance(error, BlockNotFound):
@@ -92,9 +96,9 @@ class TierSource:
             return self._demote(asked_at, reason(error), bad_blocks=1)
         return self._demote(asked_at, reason(error), failed=1)
 
-    def dawdled(self, cid: CID, asked_at: float, waited_s: float) -> bool:
-        """It has not answered for too long; whether that demotes it."""
-        return self._demote(asked_at, f"no answer for {waited_s:.1f} s to {cid}", slow=1)
+    def dawdled(self, cid: CID, asked_at: float, waited_s: float) -> None:
+        """It has not answered for too long, which demotes it."""
+        self._demote(asked_at, f"no answer for {waited_s:.1f} s to {cid}", slow=1)
 
     def stats(self) -> dict[str, object]:
         """What it did, counted, and whether it is demoted now."""

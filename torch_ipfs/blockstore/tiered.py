@@ -17,7 +17,7 @@ from torch_ipfs.errors import OptionError, TorchIPFSError, TransportError
 
 PUT_BATCH_BLOCKS = 256
 PUT_BATCH_BYTES = 16 * 2**20
-TIMEOUT_FACTOR = 15
+TIMEOUT_FACTOR = 30
 """``timeout_s`` as a multiple of ``slow_s``, which leaves a network store its own two minutes at the defaults."""
 
 
@@ -26,7 +26,7 @@ class TieredBlockstore:
 
     - A source that has not got a block, or refuses it, is passed over for that block.
     - A source that cannot be reached, or gives bad bytes, is passed over and demoted: asked last for ``demote_s``. Then a
-      single request is its trial: an answer puts it back in its place, a failure demotes it for twice as long, up to
+      single request is its trial: an answer puts it back in its place, anything else demotes it for twice as long, up to
       ``demote_max_s``.
     - A source that keeps a reader waiting for ``slow_s`` is demoted too, and the next one is asked as well. The first good
       answer is taken, so that nothing is lost where the slow one is the only one that has the block.
@@ -42,8 +42,8 @@ class TieredBlockstore:
 
     :param stores: the sources, the one to be asked first first.
     :param slow_s: how long a reader waits for a source before the next one is asked too; ``math.inf`` for as long as it takes.
-    :param trial_s: the same for a source that is demoted.
-    :param timeout_s: how long the last source is waited for, when all others have been asked; ``None`` for 15 times
+    :param trial_s: the same for a source on trial, whose answer counts however late it is.
+    :param timeout_s: how long the last source is waited for, when all others have been asked; ``None`` for 30 times
         ``slow_s``. Network stores give up by themselves before that.
     :param demote_s: how long a first failure demotes a source; 0 for never.
     :param demote_max_s: the longest time that a source is demoted.
@@ -55,8 +55,8 @@ class TieredBlockstore:
         self,
         stores: Sequence[Blockstore],
         *,
-        slow_s: float = 10.0,
-        trial_s: float = 2.0,
+        slow_s: float = 5.0,
+        trial_s: float = 0.25,
         timeout_s: float | None = None,
         demote_s: float = 1.0,
         demote_max_s: float = 60.0,

@@ -100,7 +100,11 @@ class TierRouter:
         with self.ahead.changed:
             is_late = request.settled
             self.ahead.settle(request, answer)
-        if not is_late and not isinstance(answer, BaseException):
+        if isinstance(answer, BaseException):
+            return
+        if is_late:
+            source.gave_late(request.asked_at[source.place])
+        else:
             source.gave(request.cid, answer, request.asked_at[source.place])
 
     def wait(self, request: TierRequest) -> Answer:
@@ -129,7 +133,8 @@ class TierRouter:
 
     def _hurry(self, source: TierSource, request: TierRequest, waited_s: float) -> None:
         """Ask the next source beside one that is slow, for all that waits for it."""
-        source.dawdled(request.cid, request.asked_at[source.place], waited_s)
+        if source.is_up:
+            source.dawdled(request.cid, request.asked_at[source.place], waited_s)
         self._send_on(source)
         for other in self._unanswered(source):
             if other is not request:
