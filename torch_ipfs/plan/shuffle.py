@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Philox
 
 from torch_ipfs.errors import OptionError
 
@@ -55,7 +56,7 @@ def permutation(size: int, seed: int, epoch: int, kind: int, place: tuple[int, i
     """
     if size < 2:
         return np.zeros(size, dtype=np.int64)
-    bits = np.random.Philox(key=(seed % 2**64) << 64 | epoch % 2**64, counter=[0, kind, place[0], place[1]])
+    bits = Philox(key=(seed % 2**64) << 64 | epoch % 2**64, counter=[0, kind, place[0], place[1]])
     words = bits.random_raw(size)
     order = np.argsort((words & _DIGIT).astype(np.uint16), kind="stable")
     for shift in (16, 32) if size > _TWO_DIGIT_ROWS else (16,):
