@@ -104,6 +104,26 @@ def test_a_list_is_tried_in_order(car_path: Path, kind: type) -> None:
         store.get(CID.of(b"nowhere"))
 
 
+@pytest.mark.usefixtures("offline")
+def test_neighbours_of_the_network_share_one_cache(car_path: Path, tmp_path: Path) -> None:
+    from torch_ipfs.blockstore.cached import CachedBlockstore
+    from torch_ipfs.blockstore.gateway import GatewayBlockstore
+    from torch_ipfs.blockstore.kubo import KuboBlockstore
+    from torch_ipfs.blockstore.tiered import TieredBlockstore
+
+    nodes: list[Any] = ["kubo://127.0.0.1:5001", "https://gateway.example"]
+    tiers = below(open_blockstore(nodes))
+    assert [type(store) for store in tiers.stores] == [KuboBlockstore, GatewayBlockstore]
+    mixed = open_blockstore([car_path, *nodes, car_path, nodes[0]])
+    assert isinstance(mixed, TieredBlockstore)
+    assert [type(store) for store in mixed.stores] == [CarBlockstore, CachedBlockstore, CarBlockstore, CachedBlockstore]
+    assert len(below(mixed.stores[1]).stores) == 2
+    mine = CachedBlockstore(MemoryBlockstore(), tmp_path / "a cache of my own")
+    kept = open_blockstore([mine, nodes[0]])
+    assert isinstance(kept, TieredBlockstore)
+    assert kept.stores[0] is mine
+
+
 def test_the_default_is_the_environments_list_else_the_local_store(
     monkeypatch: pytest.MonkeyPatch, car_path: Path, tmp_path: Path
 ) -> None:

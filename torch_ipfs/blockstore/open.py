@@ -60,12 +60,26 @@ def _open_all(sources: Sequence[Source]) -> Blockstore:
         raise OptionError(f"an empty list of sources: {FORMS}")
     if None in sources:
         raise OptionError(f"None in a list of sources: {FORMS}")
-    stores = [open_blockstore(source) for source in sources]
-    if len(stores) == 1:
-        return stores[0]
+    if len(sources) == 1:
+        return open_blockstore(sources[0])
+    from torch_ipfs.blockstore.cached import CachedBlockstore
     from torch_ipfs.blockstore.tiered import TieredBlockstore
 
-    return TieredBlockstore(stores)
+    stores: list[Blockstore] = []
+    below: list[Blockstore] = []
+    for source in [*sources, None]:
+        store = None if source is None else open_blockstore(source)
+        if isinstance(store, CachedBlockstore) and store is not source:
+            # One cache before all such neighbours: with caches of their own, one that is slow would hold a block's claim,
+            # and the next one's cache would wait for it.
+            below.append(store.store)
+            continue
+        if below:
+            stores.append(CachedBlockstore(below[0] if len(below) == 1 else TieredBlockstore(below)))
+            below = []
+        if store is not None:
+            stores.append(store)
+    return stores[0] if len(stores) == 1 else TieredBlockstore(stores)
 
 
 def _open_text(source: str) -> Blockstore:
