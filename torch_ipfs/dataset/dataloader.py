@@ -36,6 +36,11 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
 
     dataset: IPFSIterableDataset
 
+    # Accelerate leaves what says so as it is, and it is right so: each rank reads its own share. Its save_state and
+    # load_state keep the state of loaders that are stateful.
+    _is_accelerate_prepared = True
+    use_stateful_dataloader = True
+
     def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
         if not options.get("in_order", True):
             raise OptionError("in_order=False gives batches as they come: no state could say which have been received")
@@ -44,6 +49,8 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.
             warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
             super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
+        # Where Lightning looks for whom to tell the epoch.
+        self.sampler.set_epoch = dataset.set_epoch
         self.received: Received | None = None
         self._latest: weakref.ref[Receiving] | None = None
         self._resumes = 0

@@ -19,6 +19,7 @@ from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.receipt import GlobalBatch, global_batch
+from torch_ipfs.dataset.second_share import check_shared_once
 from torch_ipfs.dataset.shared import SharedCounters
 from torch_ipfs.dataset.standing import Position, Standing, check_resumable
 from torch_ipfs.errors import OptionError
@@ -212,6 +213,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
         topology = self._topology
+        self._check_shared_once(topology.world_size)
         epoch, start = self._standing.begin(followed=self.for_loader)
         partition = self._partition(topology.world_size, start)
         reader = self._opening.reader
@@ -229,6 +231,9 @@ class IPFSIterableDataset(IterableDataset[Any]):
         # What the parent had found counts where it was pickled for this very process. A worker that was forked knows more.
         spawned = self._unpickled_in == os.getpid()
         return this_topology(self._ranks, self._parents_ranks if spawned else None)
+
+    def _check_shared_once(self, world_size: int) -> None:
+        check_shared_once(ranks_given=self._ranks is not None, world_size=world_size, for_loader=self.for_loader)
 
     def _partition(self, world_size: int, start: int) -> Partition:
         return Partition(
@@ -312,6 +317,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         ranks = self._parents_ranks if get_worker_info() else found_ranks()
+        self._check_shared_once(1 if ranks is None else ranks[1])
         return {**self.__dict__, "_standing": copy.copy(self._standing), "_parents_ranks": ranks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
