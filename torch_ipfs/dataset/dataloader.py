@@ -130,7 +130,7 @@ class Received:
 
     @property
     def position(self) -> int:
-        return self.partition.position_after(self.steps)
+        return self.partition.num_samples if self.ended else self.partition.position_after(self.steps)
 
 
 def _end_workers(iterator: object) -> None:
@@ -142,11 +142,15 @@ def _end_workers(iterator: object) -> None:
 
 
 class Receiving:
-    """One pass as the training loop sees it, counted as it is received. Nothing of the loader's holds it: dropped, it ends."""
+    """One pass as the training loop sees it, counted as it is received. An error ends it: asked again, it raises the same one.
+
+    Nothing of the loader's holds it: dropped, it ends.
+    """
 
     def __init__(self, outputs: Iterator[Output], received: Received, *, own_workers: bool) -> None:
         self._outputs, self.received, self._own_workers = outputs, received, own_workers
         self._any = False
+        self._error: Exception | None = None
         self.closed = False
 
     def __iter__(self) -> Receiving:
@@ -154,11 +158,18 @@ class Receiving:
 
     def __next__(self) -> Any:
         received = self.received
+        if self._error is not None:
+            raise self._error
         while True:
             try:
                 output = next(self._outputs)
             except StopIteration:
                 self._end()
+                raise
+            except Exception as error:
+                # What other workers have read lies behind what has failed: to go on there would leave it out in silence.
+                self._error = error
+                self.close()
                 raise
             received.steps += 1
             if output.skipped.count:

@@ -43,16 +43,21 @@ class Progress:
 
     :param rounds: outputs given out.
     :param num_workers: how many readers, this one among them, give the rank's outputs in turn.
+    :param ended: whether all have been given out.
     """
 
     epoch: int
     partition: Partition
     num_workers: int
     rounds: int = 0
+    ended: bool = False
 
     @property
     def position(self) -> int:
         """Where the epoch goes on. In one worker of several: where this one does, all else being as now."""
+        if self.ended:
+            # Of a last step that is dropped, or that this rank has no part in, nothing is to come either.
+            return self.partition.num_samples
         return self.partition.position_after(self.rounds * self.num_workers)
 
 
@@ -66,7 +71,7 @@ class Output:
 
 
 class Pass:
-    """The iterator of a pass.
+    """The iterator of a pass. An error ends it: asked again, it raises the same one.
 
     :param outputs: give each step's :class:`Output`, for a loader that counts, and not just the value.
     """
@@ -77,6 +82,7 @@ class Pass:
         self._outputs: Iterator[Output] = iter(())
         self._skipped = Skipped()
         self._any = False
+        self._error: BaseException | None = None
 
     def __iter__(self) -> Pass:
         return self
@@ -84,10 +90,10 @@ class Pass:
     def __next__(self) -> Any:
         while True:
             if self._batches:  # that were gathered together: where they are small every line here counts
-                self._progress.rounds += 1
                 batch = self._batches.pop()
                 if self._given.batch_transform is not None:
-                    batch = self._given.batch_transform(batch)
+                    batch = self._transformed(batch, self._given.batch_transform)
+                self._progress.rounds += 1
                 return Output(batch, True, _NONE_SKIPPED) if self._gives_outputs else batch
             output = self._next_output()
             if output is None:
@@ -105,6 +111,8 @@ class Pass:
 
         :raises StopIteration: the pass is over.
         """
+        if self._error is not None:
+            raise self._error
         try:
             output = next(self._outputs, None)
             if output is None:
@@ -112,10 +120,23 @@ class Pass:
         except StopIteration:
             self._end()
             raise
-        except BaseException:
-            self._share.close()
+        except BaseException as error:
+            self._fail(error)
             raise
         return output
+
+    def _transformed(self, batch: Any, transform: Callable[[Any], Any]) -> Any:
+        try:
+            return transform(batch)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """The pass ends here, and its state stands here: going on would leave out, in silence, what has failed."""
+        self._error = error
+        self._batches.clear()
+        self._share.close()
 
     def _read(self) -> None:
         """Read the next step, or as many as are read together."""
@@ -130,6 +151,7 @@ class Pass:
             self._any = True
 
     def _end(self) -> None:
+        self._progress.ended = True
         self._share.close()
         skipped, self._skipped = self._skipped, Skipped()
         report_skipped(skipped, nothing_left=not self._any and self._progress.num_workers == 1)
