@@ -1,23 +1,28 @@
-"""What third parties test their own parts with: classes to subclass in a pytest suite, which alone needs pytest."""
+"""What third parties test their own parts with: classes to subclass in a pytest suite, and checks to call from any."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch_ipfs.testing.blockstore import BlockstoreConformance
+    from torch_ipfs.testing.resume import assert_resumes_exactly
 
-_MODULES = {"BlockstoreConformance": "torch_ipfs.testing.blockstore"}
+_MODULES = {
+    "BlockstoreConformance": "torch_ipfs.testing.blockstore",
+    "assert_resumes_exactly": "torch_ipfs.testing.resume",
+}
 
-__all__ = ["BlockstoreConformance"]
+__all__ = ["BlockstoreConformance", "assert_resumes_exactly"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _MODULES[name] not in sys.modules:
+    if _MODULES[name] not in sys.modules and importlib.util.find_spec("pytest") is not None:
         import pytest
 
         pytest.register_assert_rewrite(_MODULES[name])  # a failing assert says what it compared
