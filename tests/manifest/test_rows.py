@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.manifest.strategies import read_back
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import SampleError
-from torch_ipfs.manifest.column import FixedColumn, StructColumn
+from torch_ipfs.manifest.column import FixedColumn, ObjectColumn, StructColumn
 from torch_ipfs.manifest.maps import MAX_CELLS
 from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
 from torch_ipfs.manifest.schema import MAX_FIELDS, Field, Schema
@@ -256,6 +256,30 @@ def test_values_of_any_kind_are_not_shared() -> None:
     (got,) = shard([value], Field("any"))
     got["a"].append(2)
     assert value == {"a": [1, "b"]}
+
+
+HUGE = Field("float32", (500_000_000,), nullable=True)
+
+
+@pytest.mark.parametrize("field", [HUGE, Field("struct", nullable=True, fields=(("y", Field("float32", HUGE.shape)),))])
+def test_absent_tensors_take_no_memory(field: Field) -> None:
+    """A schema may claim shapes of gigabytes, and samples lack them by the thousand."""
+    schema = Schema((("x", field),))
+    rows = [{} for _ in range(10_000)]
+    assert read_back(shard_from_rows(rows, schema, first_position=0, cid=X)) == [{"x": None}] * 10_000
+    with pytest.raises(SampleError, match="sample 10000, field 'x"):
+        shard_from_rows([*rows, {"x": 1}, {"x": b""}], schema, first_position=0, cid=X)
+
+
+def test_one_tensor_among_many_that_are_absent() -> None:
+    image = np.ones((1000, 1000), np.uint8)
+    schema = Schema((("x", Field("uint8", (1000, 1000), nullable=True)),))
+    shard = shard_from_rows([{"x": image}, *({"x": None} for _ in range(100_000))], schema, first_position=0, cid=X)
+    column = shard.columns["x"]
+    assert isinstance(column, ObjectColumn)
+    first, second = column.take(np.array([0, 100_000]))
+    assert np.array_equal(first, image)
+    assert second is None
 
 
 def test_maps_of_too_many_keys_or_hardly_any() -> None:

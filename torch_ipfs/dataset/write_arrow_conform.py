@@ -77,7 +77,7 @@ def _conform_tensor(array: ListArray, declared: Field, field: Field) -> Array:
     except Misfit as misfit:
         raise Misfit(misfit.row // max(int(size or 0), 1), misfit.reason, misfit.path) from None
     if not isinstance(items, NumberArray):
-        raise Misfit(0, f"expected {field}, found lists")
+        raise Misfit(0, f"expected {field}, found lists, or nulls in them")
     shape = (*(length or 0 for length in field.shape), *STORAGE[field.dtype].shape)
     return NumberArray(field.dtype, items.values.reshape(len(array), *shape))
 

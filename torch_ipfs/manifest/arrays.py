@@ -49,9 +49,61 @@ class NumberArray:
     def slice(self, start: int, stop: int) -> NumberArray:
         return NumberArray(self.dtype, self.values[start:stop], _cut(self.valid, start, stop))
 
+    def dense(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """The values of rows ``start`` to ``stop``."""
+        return self.values[start:stop]
+
+    def at(self, rows: Rows) -> npt.NDArray[Any]:
+        """The values of ``rows``."""
+        return self.values[rows]
+
     def take(self, rows: Rows) -> list[Any]:
         values = self.values
         return _with_nulls(self.valid, rows, lambda rows: [values[row, ...].copy() for row in rows.tolist()])
+
+
+@dataclass(frozen=True, slots=True)
+class SparseArray:
+    """Numbers or tensors of one shape as in :class:`NumberArray`, with rows between them that are blank and take no room.
+
+    One image among a million samples without one would otherwise be a million images.
+
+    :param values: the rows that are not blank.
+    :param places: ``(rows,)``, where in ``values`` each row is; -1 for a blank one.
+    """
+
+    dtype: str
+    values: npt.NDArray[Any]
+    places: Rows
+    valid: Valid = None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def slice(self, start: int, stop: int) -> SparseArray:
+        return SparseArray(self.dtype, self.values, self.places[start:stop], _cut(self.valid, start, stop))
+
+    def dense(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """The values of rows ``start`` to ``stop``, with zeros for the blank ones."""
+        return self.at(np.arange(start, stop))
+
+    def at(self, rows: Rows) -> npt.NDArray[Any]:
+        """The values of ``rows``, with zeros for the blank ones."""
+        places = self.places[rows]
+        values = np.zeros((len(rows), *self.values.shape[1:]), dtype=self.values.dtype)
+        values[places >= 0] = self.values[places[places >= 0]]
+        return values
+
+    def take(self, rows: Rows) -> list[Any]:
+        blank = (
+            np.zeros(self.values.shape[1:], dtype=self.values.dtype) if (self.places[rows] < 0).any() else self.values
+        )
+
+        def values(rows: Rows) -> list[Any]:
+            places = self.places[rows].tolist()
+            return [self.values[place, ...].copy() if place >= 0 else blank.copy() for place in places]
+
+        return _with_nulls(self.valid, rows, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +256,13 @@ class ValueArray:
         return [_copy(self.values[row]) for row in rows.tolist()]
 
 
-Array = NumberArray | BinaryArray | ListArray | StructArray | RaggedArray | NullArray | ValueArray
+Array = NumberArray | SparseArray | BinaryArray | ListArray | StructArray | RaggedArray | NullArray | ValueArray
 
 
 def take_items(array: Array, rows: Rows) -> list[Any]:
     """``array.take`` for what lies in a list: scalars are Python's numbers there."""
-    if isinstance(array, NumberArray) and array.values.ndim == 1 + (array.dtype == "complex32"):
-        return _with_nulls(array.valid, rows, lambda rows: to_python(array.dtype, array.values[rows]))
+    if isinstance(array, NumberArray | SparseArray) and array.values.ndim == 1 + (array.dtype == "complex32"):
+        return _with_nulls(array.valid, rows, lambda rows: to_python(array.dtype, array.at(rows)))
     if isinstance(array, StructArray):
         fields = array.fields.values()
         return _with_nulls(array.valid, rows, lambda rows: array.maps([take_items(a, rows) for a in fields], rows))
@@ -226,9 +278,9 @@ def blank(field: Field, length: int) -> Array:
         shapes = np.broadcast_to(np.array(shape, dtype=np.int32), (length, len(shape)))
         return RaggedArray(field.dtype, offsets, np.zeros(0, dtype=element_storage(field.dtype)), shapes, valid)
     if field.numeric:
-        zero = np.zeros((), dtype=STORAGE[field.dtype])
-        shape = [size or 0 for size in field.shape]
-        return NumberArray(field.dtype, np.broadcast_to(zero, (length, *shape, *zero.shape)), valid)
+        storage = STORAGE[field.dtype]
+        values = np.zeros((0, *(size or 0 for size in field.shape), *storage.shape), dtype=storage.base)
+        return SparseArray(field.dtype, values, np.broadcast_to(np.int64(-1), (length,)), valid)
     if field.item is not None:
         return ListArray(offsets, blank(field.item, 0), valid)
     if field.dtype == "struct":
@@ -247,6 +299,8 @@ def select(array: Array, rows: Rows) -> Array:
     valid = None if array.valid is None else array.valid[rows]
     if isinstance(array, NumberArray):
         return NumberArray(array.dtype, array.values[rows], valid)
+    if isinstance(array, SparseArray):
+        return SparseArray(array.dtype, array.values, array.places[rows], valid)
     if isinstance(array, StructArray):
         return StructArray({name: select(child, rows) for name, child in array.fields.items()}, len(rows), valid)
     places, lengths = _spans(array.offsets, rows)
@@ -269,9 +323,12 @@ def spread(array: Array, keep: npt.NDArray[np.bool_], field: Field) -> Array:
         valid = np.zeros(length, dtype=np.bool_)
         valid[keep] = True if array.valid is None else array.valid
     if isinstance(array, NumberArray):
-        values = np.zeros((length, *array.values.shape[1:]), dtype=array.values.dtype)
-        values[keep] = array.values
-        return NumberArray(array.dtype, values, valid)
+        places = np.where(keep, np.cumsum(keep) - 1, -1)
+        return SparseArray(array.dtype, array.values, places, valid)
+    if isinstance(array, SparseArray):
+        places = np.full(length, -1, dtype=np.int64)
+        places[keep] = array.places
+        return SparseArray(array.dtype, array.values, places, valid)
     if isinstance(array, StructArray):
         fields = {name: spread(array.fields[name], keep, child) for name, child in field.fields}
         return StructArray(fields, length, valid)
@@ -303,8 +360,10 @@ def concatenate(arrays: Sequence[Array]) -> Array:
     if isinstance(first, ValueArray):
         return ValueArray([value for array in kept for value in array.values])
     valid = _concatenate_valid(kept)
-    if isinstance(first, NumberArray):
-        return NumberArray(first.dtype, np.concatenate([array.values for array in kept]), valid)
+    if all(isinstance(array, NumberArray) for array in kept):
+        return NumberArray(kept[0].dtype, np.concatenate([array.values for array in kept]), valid)
+    if isinstance(first, NumberArray | SparseArray):
+        return _concatenate_sparse(kept, valid)
     if isinstance(first, StructArray):
         fields = {name: concatenate([array.fields[name] for array in kept]) for name in first.fields}
         return StructArray(fields, sum(map(len, arrays)), valid)
@@ -319,6 +378,17 @@ def concatenate(arrays: Sequence[Array]) -> Array:
     elements = [array.elements[start:stop] for array, (start, stop) in zip(kept, spans, strict=True)]
     shapes = np.concatenate([array.shapes for array in kept])
     return RaggedArray(first.dtype, offsets, np.concatenate(elements), shapes, valid)
+
+
+def _concatenate_sparse(arrays: list[NumberArray | SparseArray], valid: Valid) -> SparseArray:
+    values, places, base = [], [], 0
+    for array in arrays:
+        own = array.places if isinstance(array, SparseArray) else np.arange(len(array))
+        used = own[own >= 0]
+        values.append(array.values[used])
+        places.append(np.where(own >= 0, np.cumsum(own >= 0) - 1 + base, -1))
+        base += len(used)
+    return SparseArray(arrays[0].dtype, np.concatenate(values), np.concatenate(places), valid)
 
 
 def _concatenate_valid(arrays: list[Any]) -> Valid:

@@ -25,6 +25,7 @@ from torch_ipfs.manifest.arrays import (
     NumberArray,
     Offsets,
     RaggedArray,
+    SparseArray,
     StructArray,
     Valid,
     ValueArray,
@@ -121,7 +122,7 @@ def _body_bytes(array: Array, start: int, stop: int) -> int:
         return 0
     rows = stop - start
     size = _padded((rows + 7) // 8) if _some_null(array.valid, start, stop) else 0
-    if isinstance(array, NumberArray):
+    if isinstance(array, NumberArray | SparseArray):
         return size + _padded(rows * _row_bytes(array.values))
     if isinstance(array, StructArray):
         return size + sum(_body_bytes(child, start, stop) for child in array.fields.values())
@@ -150,7 +151,7 @@ class _Body:
     def add(self, array: Array, start: int, stop: int) -> None:
         if isinstance(array, NullArray):
             self._nodes.append((stop - start, stop - start))
-        elif isinstance(array, NumberArray):
+        elif isinstance(array, NumberArray | SparseArray):
             self._numbers(array, start, stop)
         elif isinstance(array, BinaryArray):
             self._node(array.valid, start, stop)
@@ -168,8 +169,8 @@ class _Body:
         else:
             raise OptionError("values of several types cannot be packed")
 
-    def _numbers(self, array: NumberArray, start: int, stop: int) -> None:
-        values = array.values[start:stop]
+    def _numbers(self, array: NumberArray | SparseArray, start: int, stop: int) -> None:
+        values = array.dense(start, stop)
         self._node(array.valid, start, stop)
         if values.ndim > 1 or values.dtype.kind == "c":
             self._plain_node(values.size * (2 if values.dtype.kind == "c" else 1))

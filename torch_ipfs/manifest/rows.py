@@ -225,11 +225,9 @@ def _tensors(values: _List, field: Field) -> npt.NDArray[Any]:
         stacked = _stacked(values, field)
         if stacked is not None:
             return stacked
-    storage = STORAGE[field.dtype]
-    tensors = np.zeros((len(values), *(size or 0 for size in field.shape), *storage.shape), dtype=storage.base)
-    for row, value in enumerate(values):
-        tensors[row] = _tensor(value, field, row)
-    return tensors
+    # All are looked at before there is memory for them: a schema that claims huge tensors gets none.
+    tensors = [_tensor(value, field, row) for row, value in enumerate(values)]
+    return np.stack(tensors) if tensors else np.zeros(_stored_shape(0, field), dtype=STORAGE[field.dtype].base)
 
 
 def _numbers(values: _List, field: Field) -> npt.NDArray[Any]:
