@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import math
 from typing import Any
 
@@ -86,7 +87,7 @@ def shard(values: list[Any], field: Field) -> list[Any]:
         ([Typed("complex32", np.zeros((3, 2), np.float16))], Field("complex32", (3,))),
         ([object()], Field("any")),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value))[:40],
 )  # fmt: skip
 def test_what_values_show(values: list[Any], field: Field) -> None:
     assert infer_schema([{"x": value} for value in values]) == Schema((("x", field),))
@@ -156,7 +157,7 @@ def test_lists_too_deep_are_values() -> None:
         (list_of(Field("float32")), (0.1,), [float(np.float32(0.1))]),
         (Field("any"), {"a": [1, "b"]}, {"a": [1, "b"]}),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value))[:30],
 )
 def test_what_a_field_takes(field: Field, value: Any, expected: Any) -> None:
     (got,) = shard([value], field)
@@ -206,7 +207,7 @@ def test_what_a_field_takes(field: Field, value: Any, expected: Any) -> None:
         (struct(a=INT), [1], "found a list"),
         (NULL, 1, "where all samples before have None"),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value))[:30],
 )  # fmt: skip
 def test_what_a_field_does_not_take(field: Field, value: Any, reason: str) -> None:
     good = {"float32": 1.0, "int64": 1}.get(field.dtype) if not field.shape else None
