@@ -266,7 +266,7 @@ HUGE = Field("float32", (500_000_000,), nullable=True)
 def test_absent_tensors_take_no_memory(field: Field) -> None:
     """A schema may claim shapes of gigabytes, and samples lack them by the thousand."""
     schema = Schema((("x", field),))
-    rows = [{} for _ in range(10_000)]
+    rows: list[Any] = [{} for _ in range(10_000)]
     assert read_back(shard_from_rows(rows, schema, first_position=0, cid=X)) == [{"x": None}] * 10_000
     with pytest.raises(SampleError, match="sample 10000, field 'x"):
         shard_from_rows([*rows, {"x": 1}, {"x": b""}], schema, first_position=0, cid=X)

@@ -95,15 +95,12 @@ class SparseArray:
         return values
 
     def take(self, rows: Rows) -> list[Any]:
-        blank = (
-            np.zeros(self.values.shape[1:], dtype=self.values.dtype) if (self.places[rows] < 0).any() else self.values
-        )
+        return _with_nulls(self.valid, rows, lambda rows: list(map(self._value, self.places[rows].tolist())))
 
-        def values(rows: Rows) -> list[Any]:
-            places = self.places[rows].tolist()
-            return [self.values[place, ...].copy() if place >= 0 else blank.copy() for place in places]
-
-        return _with_nulls(self.valid, rows, values)
+    def _value(self, place: int) -> npt.NDArray[Any]:
+        if place < 0:
+            return np.zeros(self.values.shape[1:], dtype=self.values.dtype)
+        return np.array(self.values[place, ...])
 
 
 @dataclass(frozen=True, slots=True)
