@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import pickle
 import ssl
@@ -111,6 +113,19 @@ def test_no_redirect_leads_from_https_to_http(tls: Callable, authority: trustme.
             store.get(CID_0)
         store.close()
         assert plain.asked == []
+
+
+def test_closing_leaves_no_tls_connection(tls: Callable, authority: trustme.CA, no_leaks: None):
+    """A socket left to the garbage collector is a warning, and so an error here."""
+    with authority.cert_pem.tempfile() as ca_file:
+        for service in (holding({CID_0: DATA_0}), lambda _, c: c.silence()):
+            for _ in range(5):
+                with tls(service) as server:
+                    store = GatewayBlockstore(server.url, ca_file=ca_file, **options(retries=0, stall_s=0.01))
+                    with contextlib.suppress(TransportError):
+                        assert store.get(CID_0) == DATA_0
+                    store.close()
+            gc.collect()
 
 
 def test_certificates_that_cannot_be_read(tmp_path: Path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -284,9 +284,7 @@ class Transport:
 
         text = self.describe(failure)
         never = (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientResponseError)
-        unknown_name = isinstance(failure, aiohttp.ClientConnectorDNSError) and (
-            failure.os_error.errno == socket.EAI_NONAME
-        )
+        unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
         return self.broken(text, request) if unknown_name or isinstance(failure, never) else Later(text)
 
     def describe(self, failure: Exception) -> str:
@@ -298,27 +296,18 @@ class Transport:
         return TransportError(message, cid=request.cid, source=self.endpoint.source)
 
 
-@asynccontextmanager
-async def _session(
+def _session(
     silence_s: float, connect_timeout_s: float, ca_file: str | None
-) -> AsyncIterator[aiohttp.ClientSession]:
-    """The connections of one loop. Requests bound their number, blocks their time."""
+) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
     import ssl
 
-    import aiohttp
+    from torch_ipfs.blockstore.connector import session
 
     try:
         trusted = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise OptionError(f"ca_file {ca_file!r} holds no certificates that can be read: {error}") from None
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=silence_s),
-        headers={"Accept-Encoding": "identity", "User-Agent": "torch_ipfs"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-    ) as session:
-        yield session
+    return session(trusted, silence_s, connect_timeout_s)
 
 
 @lru_cache(maxsize=64)

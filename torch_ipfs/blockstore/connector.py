@@ -1,0 +1,56 @@
+"""Connections that are gone once they are closed. Imported only where connections are made, since aiohttp takes a while."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+
+class Connector(aiohttp.TCPConnector):
+    """Remembers what it has opened. A TLS connection that aiohttp closes waits for the other side to say goodbye, which
+    a loop that ends does not do: its socket would be left to the garbage collector.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._opened: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    async def _create_connection(self, *arguments: Any, **options: Any) -> ResponseHandler:
+        protocol = await super()._create_connection(*arguments, **options)
+        if protocol.transport is not None:
+            self._opened.add(protocol.transport)
+        return protocol
+
+    async def abort(self) -> None:
+        """Close every socket, at once."""
+        for transport in tuple(self._opened):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
+        for _ in range(2):  # turns of the loop: one to tell the connections, one to close their sockets
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def session(trusted: Any, silence_s: float, connect_timeout_s: float) -> AsyncIterator[aiohttp.ClientSession]:
+    """The connections of one loop, any number of them: requests bound their number.
+
+    :param trusted: an SSL context, or True for the system's certificates.
+    """
+    connector = Connector(limit=0, ssl=trusted)
+    try:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=silence_s),
+            headers={"Accept-Encoding": "identity", "User-Agent": "torch_ipfs"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        ) as opened:
+            yield opened
+    finally:
+        await connector.abort()
