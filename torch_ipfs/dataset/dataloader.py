@@ -49,19 +49,23 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.
             warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
             super().__init__(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
-        # Where Lightning looks for whom to tell the epoch.
-        self.sampler.set_epoch = dataset.set_epoch
+        self.sampler.set_epoch = _SetEpoch(self)
         self.received: Received | None = None
         self._latest: weakref.ref[Receiving] | None = None
         self._resumes = 0
 
     def __iter__(self) -> Receiving:
+        receiving = Receiving(*self._begin())
+        self._latest = weakref.ref(receiving)
+        return receiving
+
+    def _begin(self) -> tuple[Iterator[Output], Received, bool]:
+        """What a pass that begins now gives, how far it has come, and whether it has workers of its own."""
         received = Received(*self.dataset.next_pass())
         outputs = self._outputs()
-        receiving = Receiving(outputs, received, own_workers=outputs is not self._iterator)
         self.dataset.follow(received)
-        self.received, self._latest, self._resumes = received, weakref.ref(receiving), self.dataset.resumes
-        return receiving
+        self.received, self._resumes = received, self.dataset.resumes
+        return outputs, received, outputs is not self._iterator
 
     def _outputs(self) -> Iterator[Output]:
         if not self.num_workers and not self.pin_memory:
@@ -90,6 +94,14 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         """As :meth:`IPFSIterableDataset.set_epoch`."""
         self.dataset.set_epoch(epoch)
 
+    def set_epoch_of_pass(self, epoch: int) -> None:
+        """:meth:`set_epoch`, for a pass too that has begun and of which nothing was asked yet."""
+        self.set_epoch(epoch)
+        latest = None if self._latest is None else self._latest()
+        if latest is not None and latest.is_untouched and latest.received.epoch != epoch:
+            latest.close()
+            latest.begin(*self._begin())
+
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands: after what it has received, whatever workers have prefetched. Under 1 KiB."""
         received = self.received
@@ -106,13 +118,31 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         self.received = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": None, "_iterator": None}
+        return {**self.__dict__, "_latest": None, "_iterator": None, "sampler": type(self.sampler)()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.sampler.set_epoch = _SetEpoch(self)
 
     def close(self) -> None:
         """End persistent workers. A later pass starts them anew."""
         iterator = self._iterator
         self._iterator: _BaseDataLoaderIter | None = None
         _end_workers(iterator)
+
+
+class _SetEpoch:
+    """The ``set_epoch`` of a loader's sampler. Lightning calls it at the beginning of each epoch, and, at the first one and
+    after a resume, when it has the pass's iterator already.
+    """
+
+    def __init__(self, loader: IPFSStatefulDataLoader) -> None:
+        self._loader = weakref.ref(loader)
+
+    def __call__(self, epoch: int) -> None:
+        loader = self._loader()
+        if loader is not None:
+            loader.set_epoch_of_pass(epoch)
 
 
 @dataclass(slots=True)
@@ -147,7 +177,11 @@ class Receiving:
     Nothing of the loader's holds it: dropped, it ends.
     """
 
-    def __init__(self, outputs: Iterator[Output], received: Received, *, own_workers: bool) -> None:
+    def __init__(self, outputs: Iterator[Output], received: Received, own_workers: bool) -> None:
+        self.begin(outputs, received, own_workers)
+
+    def begin(self, outputs: Iterator[Output], received: Received, own_workers: bool) -> None:
+        """Be this pass, from its beginning."""
         self._outputs, self.received, self._own_workers = outputs, received, own_workers
         self._any = False
         self._error: Exception | None = None
@@ -155,6 +189,11 @@ class Receiving:
 
     def __iter__(self) -> Receiving:
         return self
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing has been asked of it."""
+        return not self.closed and self.received.steps == 0
 
     def __next__(self) -> Any:
         received = self.received
@@ -184,6 +223,12 @@ class Receiving:
         self.closed = True
         if self._own_workers:
             _end_workers(outputs)
+
+    def abort(self, error: Exception) -> None:
+        """End the pass with all its workers. Who asks for more is told ``error``."""
+        outputs, self._outputs, self._error = self._outputs, iter(()), error
+        self.closed = True
+        _end_workers(outputs)
 
     def __del__(self) -> None:
         self.close()

@@ -93,6 +93,7 @@ class Opening:
         :param schema: to read samples by, in place of the dataset's own.
         """
         other = Opening(self.root, self.store, self._columns)
+        other._manifest = self._manifest
         other._schema = self._schema if schema is None else schema
         return other
 

@@ -30,9 +30,9 @@ def store_of(client: Any, cache: Cache = None) -> tuple[Blockstore, bool]:
         IPFS nodes, ``False`` for none, ``True`` for those of any store, a path to keep these there.
     :raises OptionError: it is nothing that blocks can be had from; says what is.
     """
-    if isinstance(client, str | os.PathLike | list | tuple):
+    # A mock has every attribute that it is asked for, and is a path as well: what is no mock's is looked up in the type.
+    if isinstance(client, str | list | tuple) or (isinstance(client, os.PathLike) and not hasattr(client, "dag_get")):
         return _cached(open_blockstore(client), cache), True
-    # Looked up in the type: a mock has every attribute that it is asked for.
     if isinstance(getattr(type(client), "blockstore", None), property):
         return _cached(client.blockstore, cache), False
     if hasattr(type(client), "get_many") and isinstance(client, Blockstore):

@@ -39,12 +39,16 @@ class DagGetBlockstore:
         self._client: Any = client
         self._pid = os.getpid()
         self._pickled: bytes | None = None
+        self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None, "_pid": 0, "_pickled": self._pickled or pickle.dumps(self._client)}
 
     def warn(self) -> None:
-        """Say that values are not verified."""
+        """Say once that values are not verified."""
+        if self._warned:
+            return
+        self._warned = True
         warnings.warn(
             f"{self.source} gives values and no bytes: they are taken as given, not checked against their CIDs. A source such "
             "as kubo://host:port is checked",

@@ -21,20 +21,31 @@ class Epochs:
         self._next = 0
         self._fixed = False
         self._resumed: State | None = None
-
-    @property
-    def next(self) -> int:
-        """The epoch of the pass that begins next."""
-        return self._next
+        self._closed = False
 
     def begin(self) -> tuple[int, State | None]:
-        """The epoch of a pass that begins now, and the state to go on from, which counts for this pass alone."""
+        """The epoch of a pass that begins now, and the state to go on from, which counts for this pass alone.
+
+        :raises OptionError: the loader was closed.
+        """
+        if self._closed:
+            raise closed()
         with self._lock:
             epoch, resumed = self._next, self._resumed
             self._resumed = None
             if not self._fixed:
                 self._next += 1
             return epoch, resumed
+
+    def close(self) -> None:
+        """Let no pass begin any more."""
+        self._closed = True
+
+    def again(self) -> Epochs:
+        """The same, counted on from here, for a dataset that is loaded again."""
+        other = Epochs()
+        other._next, other._fixed = self._next, self._fixed
+        return other
 
     def fix(self, epoch: int) -> None:
         """Have passes be of ``epoch`` from now on. A state of that very epoch still counts.
@@ -66,3 +77,8 @@ class Epochs:
         if received.ended and not self._fixed:
             return dataset.state_at(received.epoch + 1, 0)
         return dataset.state_at(received.epoch, received.position)
+
+
+def closed() -> OptionError:
+    """What is raised to whoever asks a loader for more that was closed."""
+    return OptionError("the loader was closed; load_dataset opens it again")

@@ -20,8 +20,8 @@ from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore
-from torch_ipfs.loader.epochs import Epochs
-from torch_ipfs.loader.passes import Current, Pass
+from torch_ipfs.loader.epochs import Epochs, closed
+from torch_ipfs.loader.passes import Counted, Current, Pass
 from torch_ipfs.loader.pytorch import EpochDataLoader, features_and_labels, trained_schema
 from torch_ipfs.loader.result import Result, failed, succeeded
 from torch_ipfs.loader.samples import lightened, pack
@@ -108,13 +108,14 @@ class IPFSDataLoader:
         self._loaded: _Loaded | None = None
         self._before: tuple[CID, Epochs] | None = None
         self._why_not = "call load_dataset(cid) first"
-        self._received: Received | None = None
         self._lock = ProcessLock()
         self._forget_passes()
 
     def _forget_passes(self) -> None:
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         self._pytorch: weakref.WeakSet[EpochDataLoader] = weakref.WeakSet()
+        self._pytorch_passes: weakref.WeakSet[Receiving] = weakref.WeakSet()
+        self._counted = Counted()
         self._current = Current()
 
     # Datasets.
@@ -164,14 +165,14 @@ class IPFSDataLoader:
 
     def _epochs_of(self, root: CID) -> Epochs:
         """A dataset's epochs are counted from its loading; when the same one is loaded again they go on."""
-        if self._before is None or self._before[0] != root:
-            self._before = root, Epochs()
+        same = self._before is not None and self._before[0] == root
+        self._before = root, self._before[1].again() if same and self._before is not None else Epochs()
         if self._epoch is not None:
             self._before[1].fix(self._epoch)
         return self._before[1]
 
     def _unload(self, why_not: str) -> None:
-        self._loaded, self._why_not, self._received = None, why_not, None
+        self._loaded, self._why_not, self._counted = None, why_not, Counted()
         self._current.set(None)
 
     def _here(self) -> _Loaded:
@@ -200,7 +201,7 @@ class IPFSDataLoader:
     @property
     def skipped(self) -> int:
         """Samples of the latest pass, of whichever kind, that could not be had so far."""
-        received = self._received
+        received = self._counted.received
         return 0 if received is None else received.skipped.count
 
     def __len__(self) -> int:
@@ -245,15 +246,8 @@ class IPFSDataLoader:
             reading.set_epoch(epoch)
         else:
             reading.load_state_dict(state)
-        planned = self._received = Received(*reading.next_pass())
-
-        def start() -> Receiving:
-            receiving = iter(IPFSStatefulDataLoader(reading, persistent_workers=False, **workers))
-            if self._received is planned:
-                self._received = receiving.received
-            return receiving
-
-        this = Pass(start, loaded.name, nullcontext() if workers else loaded.reading, self._current)
+        loader = IPFSStatefulDataLoader(reading, persistent_workers=False, **workers)
+        this = Pass(loader, loaded.name, nullcontext() if workers else loaded.reading, self._current, self._counted)
         self._passes.add(this)
         self._current.set(this)
         return this
@@ -283,7 +277,13 @@ class IPFSDataLoader:
             dataset = loaded.dataset.beside()
             dataset.batch_transform = features_and_labels
             options = {**self._worker_options(), **options}
-            loader = EpochDataLoader(dataset.for_receiver(None), loaded.epochs, self._count, **options)
+            counted, passes = self._counted, self._pytorch_passes
+
+            def begun(receiving: Receiving) -> None:
+                counted.received = receiving.received
+                passes.add(receiving)
+
+            loader = EpochDataLoader(dataset.for_receiver(None), loaded.epochs, begun, **options)
             self._pytorch.add(loader)
             return loader
 
@@ -297,18 +297,16 @@ class IPFSDataLoader:
         from torch_ipfs.dataset.to_tensorflow import to_tensorflow
 
         with self._lock:
-            loaded = self._here()
+            loaded, counted = self._here(), self._counted
+
+        def begun(received: Received) -> None:
+            counted.received = received
 
         def signature(schema: Schema) -> Any:
             return signature_of(trained_schema(schema)) if output_signature is None else output_signature
 
         epochs = loaded.epochs
-        return to_tensorflow(
-            loaded.dataset, next_epoch=lambda: epochs.begin()[0], signature=signature, begun=self._count
-        )
-
-    def _count(self, received: Received) -> None:
-        self._received = received
+        return to_tensorflow(loaded.dataset, next_epoch=lambda: epochs.begin()[0], signature=signature, begun=begun)
 
     # Where the run stands.
 
@@ -329,7 +327,7 @@ class IPFSDataLoader:
         """
         with self._lock:
             loaded = self._here()
-            return loaded.epochs.state(loaded.dataset, self._received)
+            return loaded.epochs.state(loaded.dataset, self._counted.received)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state`` in the next pass, and only in that one; at any batch size, prefetch and number of ranks.
@@ -341,7 +339,7 @@ class IPFSDataLoader:
             loaded = self._here()
             loaded.dataset.load_state_dict(state)
             loaded.epochs.resume(loaded.dataset.epoch, state)
-            self._received = None
+            self._counted.received = None
             self._current.set(None)
 
     # The end.
@@ -352,15 +350,19 @@ class IPFSDataLoader:
         May be called twice; load_dataset may be called after it. A pass that is asked for more raises an OptionError.
         """
         with self._lock:
-            passes, loaders = list(self._passes), list(self._pytorch)
+            passes, loaders, of_loaders = list(self._passes), list(self._pytorch), list(self._pytorch_passes)
             self._forget_passes()
             if self._loaded is not None:
-                self._unload("the loader was closed; load_dataset opens it again")
+                self._loaded.epochs.close()
+                self._unload(str(closed()))
             store = self._store
         for this in passes:
             this.close()
+        for receiving in of_loaders:
+            if not receiving.closed:
+                receiving.abort(closed())
         for loader in loaders:
-            loader.close()
+            loader.retire()
         if store is not None and store[1]:
             store[0].close()
 
@@ -373,7 +375,7 @@ class IPFSDataLoader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_passes": None, "_pytorch": None, "_current": None, "_received": None}
+        own = {"_passes": None, "_pytorch": None, "_pytorch_passes": None, "_current": None, "_counted": None}
         store = None if self._store is None or self._store[1] else self._store
         return {**self.__dict__, **own, "_store": store}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch_ipfs.dataset.dataloader import Receiving
-from torch_ipfs.errors import OptionError
+from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
+from torch_ipfs.loader.epochs import closed
 from torch_ipfs.loader.samples import unpack
 
 log = logging.getLogger(__name__)
@@ -42,12 +41,19 @@ class Current:
             self._kept = None
 
 
+class Counted:
+    """What counts the latest pass, of whichever kind."""
+
+    def __init__(self) -> None:
+        self.received: Received | None = None
+
+
 class Pass:
     """The iterator of a pass. Several threads may draw from it: each batch goes to one of them.
 
     Nothing is read and no worker is started before the first batch is asked for.
 
-    :param start: begins the pass.
+    :param loader: begins the pass when it is iterated.
     :param name: the dataset's, for the log.
     :param reading: held while a batch is read in this process, since passes share what is open there.
     :param current: told when a batch is asked of this iterator by whoever holds it.
@@ -55,16 +61,18 @@ class Pass:
 
     def __init__(
         self,
-        start: Callable[[], Receiving],
+        loader: IPFSStatefulDataLoader,
         name: str,
         reading: AbstractContextManager[Any],
         current: Current,
+        counted: Counted,
     ) -> None:
-        self._start, self._name, self._reading = start, name, reading
+        self._loader: IPFSStatefulDataLoader | None = loader
+        self._name, self._reading, self._counted = name, reading, counted
+        self._planned = counted.received = Received(*loader.dataset.next_pass())
         self._current = weakref.ref(current)
         self._receiving: Receiving | None = None
         self._lock = threading.Lock()
-        self._ended = False
         self._closed = False
 
     def __iter__(self) -> Pass:
@@ -83,54 +91,56 @@ class Pass:
         :raises OptionError: the loader was closed.
         """
         with self._lock:
+            if self._closed:
+                raise closed()
             try:
                 return self._next()
-            except BaseException:
-                self._ended = True
-                raise
             finally:
-                if self._closed:
-                    self._close()
+                self._end_if_closed()
 
     def _next(self) -> list[Any]:
-        if self._closed:
-            raise OptionError("the loader was closed in the middle of this pass; load_dataset opens it again")
-        if self._ended:
-            raise StopIteration
         with self._reading:
-            if self._receiving is None:
-                self._receiving = self._start()
-            received = self._receiving.received
+            receiving = self._receiving or self._begin()
+            received = receiving.received
             before = received.position
+            was_over = receiving.closed
             try:
-                batch = next(self._receiving)
+                batch = next(receiving)
             except StopIteration:
-                self._say_skipped(self._receiving)
+                if not was_over:
+                    self._say_skipped(received)
                 raise
         return unpack(batch, (received.position - before) // received.partition.world_size)
 
-    def _say_skipped(self, receiving: Receiving) -> None:
-        skipped = receiving.received.skipped
-        if skipped.count:
+    def _begin(self) -> Receiving:
+        assert self._loader is not None
+        receiving = self._receiving = iter(self._loader)
+        self._loader = None
+        if self._counted.received is self._planned:
+            self._counted.received = receiving.received
+        return receiving
+
+    def _say_skipped(self, received: Received) -> None:
+        if received.skipped.count:
             log.warning(
                 "epoch %d of %s: %d samples could not be read and were skipped; the first was %s",
-                receiving.received.epoch,
+                received.epoch,
                 self._name,
-                skipped.count,
-                skipped.first,
+                received.skipped.count,
+                received.skipped.first,
             )
 
     def close(self) -> None:
         """End it. A thread that is waiting for a batch gets it first. May be called twice."""
-        if self._ended:
+        if self._receiving is not None and self._receiving.closed:
             return
         self._closed = True
         if self._lock.acquire(blocking=False):
             try:
-                self._close()
+                self._end_if_closed()
             finally:
                 self._lock.release()
 
-    def _close(self) -> None:
-        if self._receiving is not None:
+    def _end_if_closed(self) -> None:
+        if self._closed and self._receiving is not None:
             self._receiving.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
+from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Receiving
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.loader.epochs import Epochs
 from torch_ipfs.manifest.schema import Field, Schema
@@ -55,14 +55,15 @@ class EpochDataLoader(IPFSStatefulDataLoader):
     """A DataLoader over an IPFSDataLoader's dataset. Its passes count as that loader's.
 
     :param epochs: the loader's; ``set_epoch`` and ``load_state_dict`` here and there are the same.
-    :param begun: is given what counts a pass, when it begins.
+    :param begun: is given each pass that begins.
     """
 
     def __init__(
-        self, dataset: IPFSIterableDataset, epochs: Epochs, begun: Callable[[Received], None], **options: Any
+        self, dataset: IPFSIterableDataset, epochs: Epochs, begun: Callable[[Receiving], None], **options: Any
     ) -> None:
         super().__init__(dataset, **options)
         self._epochs, self._begun = epochs, begun
+        self.sampler.set_epoch = epochs.fix
 
     def __iter__(self) -> Receiving:
         epoch, state = self._epochs.begin()
@@ -71,8 +72,13 @@ class EpochDataLoader(IPFSStatefulDataLoader):
         else:
             super().load_state_dict(state)
         receiving = super().__iter__()
-        self._begun(receiving.received)
+        self._begun(receiving)
         return receiving
+
+    def retire(self) -> None:
+        """End workers, and begin no pass any more: the loader that this came from was closed."""
+        self._epochs.close()
+        self.close()
 
     def set_epoch(self, epoch: int) -> None:
         """Read epoch ``epoch`` in every pass from the next one on."""

@@ -1,0 +1,227 @@
+"""Reading ahead in worker processes: the same batches, and nothing left behind however a pass ends."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from itertools import chain
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torch_ipfs
+from tests.loader.datasets import embedded, labels, linked, samples, slowed
+from tests.loader.test_facade import loader_of
+from torch_ipfs import MemoryBlockstore, OptionError, TransportError
+from torch_ipfs.loader import IPFSDataLoader
+
+N = 60
+DEADLINE_S = 20.0
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return holds()
+
+
+def workers() -> list[BaseProcess]:
+    return multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    "options", [{"prefetch": 1}, {"prefetch": 5}, {"prefetch": 2, "num_workers": 3}, {"num_workers": 0}]
+)
+def test_results_and_order_are_those_of_reading_here(options: dict[str, Any], no_leaks: None) -> None:
+    store, cid = embedded(N)
+    here, ahead = loader_of(store, cid, prefetch=0), loader_of(store, cid, **{"prefetch": 2, **options})
+    for _ in range(2):
+        assert [labels([batch]) for batch in ahead] == [labels([batch]) for batch in here]
+
+
+def test_prefetch_0_reads_here_whatever_the_number_of_workers(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=0, num_workers=2)
+    running = iter(loader)
+    next(running)
+    assert workers() == []
+
+
+def test_a_pass_that_was_not_begun_starts_nothing(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2)
+    running = iter(loader)
+    assert workers() == []
+    next(running)
+    assert len(workers()) == 1
+    del running
+    assert eventually(lambda: not workers())
+
+
+def test_an_iterator_dropped_half_way_ends_its_workers(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2, num_workers=2)
+    for _ in loader:
+        assert len(workers()) == 2
+        break
+    assert eventually(lambda: not workers())
+    assert sorted(labels(loader)) == list(range(N))
+
+
+def test_next_keeps_its_pass_until_it_is_closed(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2)
+    got = labels([next(loader), next(loader)])
+    gc.collect()
+    assert len(workers()) == 1
+    got += labels([next(loader)])
+    assert len(set(got)) == 15
+    loader.close()
+    assert workers() == []
+
+
+def test_dropping_the_loader_ends_what_next_began(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2)
+    next(loader)
+    del loader
+    assert eventually(lambda: not workers())
+
+
+def test_two_iterators_at_once_each_have_their_workers(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2)
+    one, other = iter(loader), iter(loader)
+    mixed = [(labels([a]), labels([b])) for a, b in zip(one, other, strict=True)]
+    assert sorted(i for a, _ in mixed for i in a) == sorted(i for _, b in mixed for i in b) == list(range(N))
+
+
+def test_loading_again_in_the_middle(no_leaks: None) -> None:
+    store, cid = embedded(N)
+    loader = loader_of(store, cid, prefetch=2)
+    running = iter(loader)
+    seen = labels([next(running)])
+    loader.load_dataset(cid)
+    assert sorted(labels(loader)) == list(range(N))
+    assert sorted(seen + labels(running)) == list(range(N))
+
+
+def test_close_ends_all_there_is(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2)
+    running, batches = iter(loader), iter(loader.to_pytorch())
+    next(running), next(loader), next(batches)
+    assert len(workers()) == 2
+    loader.close()
+    assert workers() == []
+    for over in (running, batches):
+        with pytest.raises(OptionError, match="closed"):
+            next(over)
+
+
+def test_closed_loaders_of_torch_start_nothing(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2)
+    batches = loader.to_pytorch()
+    assert len(list(batches)) == len(batches)
+    assert len(workers()) == 1
+    loader.close()
+    assert workers() == []
+    with pytest.raises(OptionError, match="closed"):
+        iter(batches)
+
+
+def test_close_while_another_thread_waits_for_a_batch(no_leaks: None) -> None:
+    store, cid = linked(N)
+    for prefetch in (0, 2):
+        loader = loader_of(slowed(store, 0.05), cid, prefetch=prefetch, batch_size=10)
+        ended: list[Any] = []
+
+        def consume(loader: IPFSDataLoader = loader, ended: list[Any] = ended) -> None:
+            try:
+                ended.append(len(list(loader)))
+            except OptionError as error:
+                ended.append(error)
+
+        consumer = threading.Thread(target=consume)
+        consumer.start()
+        assert eventually(lambda loader=loader: loader._counted.received is not None)  # type: ignore[misc]
+        loader.close()
+        consumer.join(DEADLINE_S)
+        assert isinstance(ended[0], OptionError)
+
+
+def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
+    """Half a second a block: nobody waits for the worker to finish what it is reading."""
+    store, cid = linked(8)
+    loader = loader_of(slowed(store, 0.5), cid, prefetch=2, batch_size=2)
+    running = iter(loader)
+    assert len(next(running)) == 2
+    started = time.monotonic()
+    del running
+    assert eventually(lambda: not workers())
+    assert time.monotonic() - started < 4
+
+
+def test_a_consumer_that_dawdles_gets_everything(no_leaks: None) -> None:
+    loader = loader_of(*embedded(N), prefetch=2, num_workers=2)
+    got = []
+    for batch in loader:
+        time.sleep(0.05)
+        got += labels([batch])
+    assert sorted(got) == list(range(N))
+
+
+def test_a_source_out_of_reach_raises_in_the_consumer(no_leaks: None) -> None:
+    class Down(MemoryBlockstore):
+        down = False
+
+        def get(self, cid: Any) -> Any:
+            if self.down:
+                raise TransportError("the cable is cut", cid=cid, source="down")
+            return super().get(cid)
+
+    memory, cid = linked(N)
+    store = Down([(c, memory.get(c)) for c in memory.cids()])
+    for prefetch in (0, 2):
+        store.down = False
+        loader = loader_of(store, cid, prefetch=prefetch)
+        next(loader)
+        store.down = True
+        with pytest.raises(TransportError, match="cable"):
+            list(iter(loader))
+
+
+def test_a_worker_that_is_killed_is_told(no_leaks: None) -> None:
+    loader = loader_of(*linked(400), prefetch=1, batch_size=2)
+    running = iter(loader)
+    next(running)
+    workers()[0].kill()
+    with pytest.raises(RuntimeError, match="worker"):
+        list(running)
+
+
+def test_spawned_workers_read_the_same(tmp_path: Path, no_leaks: None) -> None:
+    cid = torch_ipfs.write_dataset(samples(N), tmp_path / "a.car", layout="samples")
+    loader = loader_of(str(tmp_path / "a.car"), cid)
+    expected = [labels([batch]) for batch in loader]
+    loader.set_epoch(0)
+    before = multiprocessing.get_start_method()
+    batches = loader.to_pytorch(num_workers=1, multiprocessing_context="spawn", persistent_workers=False)
+    assert [batch[1].tolist() for batch in batches] == expected
+    assert multiprocessing.get_start_method() == before
+
+
+def test_ranks_share_the_epoch() -> None:
+    store, cid = embedded(N)
+    shares = [labels(loader_of(store, cid, rank=rank, world_size=3, prefetch=rank)) for rank in range(3)]
+    assert sorted(chain.from_iterable(shares)) == list(range(N))
+    assert len(set(map(len, shares))) == 1
+
+
+def test_ranks_are_found_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, cid = embedded(N)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shares.append(labels(loader_of(store, cid)))
+    assert sorted(chain.from_iterable(shares)) == list(range(N))
