@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from torch_ipfs.blockstore.cache_files import CacheEntry, CacheFiles
 from torch_ipfs.blockstore.cache_usage import CacheUsage
@@ -17,6 +19,9 @@ from torch_ipfs.blockstore.cache_usage import CacheUsage
 MOST_WALKS = 3
 """Walks for one block. More would mean that all that is found is used again before its turn comes."""
 
+
+LOOK_S = 1.0
+"""How long what others have written may go unnoticed by a process that only reads."""
 
 MOST_SPARE_BYTES = 2**16
 """Room that a process counts as taken before it is, at most; a thousandth of the limit where that is less."""
@@ -33,9 +38,19 @@ class CacheEviction:
         self._usage = usage
         self._evicted = evicted
         self._mutex = threading.Lock()
+        self._look_again_at = 0.0
         self._spare_bytes = 0
         self._unwritten_bytes = 0
         self._oldest: deque[CacheEntry] = deque()
+
+    def is_pressed(self, limit_bytes: int) -> bool:
+        """Whether more than half of the room is taken, so that it matters which blocks were used last."""
+        now = time.monotonic()
+        if now >= self._look_again_at:
+            self._look_again_at = now + LOOK_S
+            with suppress(OSError):
+                self._usage.total()
+        return 2 * self._usage.last_total > limit_bytes
 
     def reserve(self, size_bytes: int, limit_bytes: int) -> bool:
         """Count ``size_bytes`` that are about to be written, and remove blocks until all fits the limit.

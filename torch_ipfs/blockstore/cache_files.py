@@ -28,6 +28,7 @@ LONGEST_MULTIHASH_BYTES = 120
 YOUNG_S = 10.0
 
 LONGEST_TOUCH_PERIOD_NS = 600 * 10**9
+RELAXED_TOUCH_PERIOD_NS = 3600 * 10**9
 
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of torch_ipfs; it may be deleted at any time. https://bford.info/cachedir/
@@ -103,19 +104,23 @@ class CacheFiles:
         if not self.tag.exists():
             self.tag.write_text(_TAG_TEXT)
 
-    def touch(self, file: int | str, status: os.stat_result) -> None:
+    def touch(self, file: int | str, status: os.stat_result, *, is_pressed: bool) -> None:
         """Note that a block is used, but not at each use: that is a write to the disk.
 
-        The first use is noted, later ones when the last note is older than a 64th of the cache's age (10 minutes at most):
-        exact for a young cache, and exact enough to tell old from new in an old one.
+        Where nothing is about to be removed, a note an hour old will do. Otherwise the first use is noted, and later ones when
+        the last note is older than a 64th of the cache's age (10 minutes at most): exact for a young cache, and exact enough
+        to tell old from new in an old one.
         """
         now_ns = time.time_ns()
         noted_ns = status.st_atime_ns
-        if self._born_ns is None:
-            self._born_ns = self._birth_ns(now_ns)
-        if noted_ns > status.st_mtime_ns:
-            age_ns = now_ns - noted_ns
-            if age_ns < LONGEST_TOUCH_PERIOD_NS and age_ns < (now_ns - self._born_ns) >> 6:
+        age_ns = now_ns - noted_ns
+        if not is_pressed:
+            if age_ns < RELAXED_TOUCH_PERIOD_NS:
+                return
+        elif noted_ns > status.st_mtime_ns and age_ns < LONGEST_TOUCH_PERIOD_NS:
+            if self._born_ns is None:
+                self._born_ns = self._birth_ns(now_ns)
+            if age_ns < (now_ns - self._born_ns) >> 6:
                 return
         with suppress(OSError):  # somebody else's cache may be readable alone
             os.utime(file, ns=(now_ns, status.st_mtime_ns))

@@ -47,6 +47,11 @@ class CacheUsage:
         self._mutex = threading.Lock()
         self._read = _Read(b"", 0, 0)
 
+    @property
+    def last_total(self) -> int:
+        """The sum in bytes when it was last looked at."""
+        return self._read.total_bytes
+
     def total(self) -> int:
         """The sum in bytes.
 

@@ -114,7 +114,7 @@ class DiskCache:
             return None
         if (status.st_ino, status.st_mtime_ns, status.st_size) != identity:
             return None
-        self._files.touch(path, status)
+        self._touch(path, status)
         return block[:]  # a new view of a map: whoever gets it may release it
 
     def _read(self, fd: int, multihash: bytes, most_unchecked_bytes: int) -> Block | Unchecked | None:
@@ -132,7 +132,7 @@ class DiskCache:
             self._remember(multihash, identity)
         kept = self._maps if isinstance(block, memoryview) else self._copies
         kept.keep(multihash, identity, block[:])
-        self._files.touch(fd, status)
+        self._touch(fd, status)
         return block
 
     def write(self, multihash: bytes, data: Block) -> bool:
@@ -196,6 +196,13 @@ class DiskCache:
             disk = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir()))
             self._limit_bytes = min(disk.total // 10, (disk.free + self.total_bytes()) // 2)
         return self._limit_bytes
+
+    def _touch(self, file: int | str, status: os.stat_result) -> None:
+        try:
+            is_pressed = self._eviction.is_pressed(self._limit())
+        except OSError:
+            is_pressed = False
+        self._files.touch(file, status, is_pressed=is_pressed)
 
     def _remember(self, multihash: bytes, identity: Identity) -> None:
         with self._mutex:
