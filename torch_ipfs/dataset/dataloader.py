@@ -231,7 +231,8 @@ class Receiving:
         _end_workers(outputs)
 
     def __del__(self) -> None:
-        self.close()
+        if _end_workers is not None:  # as it is when the interpreter goes down; torch ends workers there itself
+            self.close()
 
     def _end(self) -> None:
         received = self.received
