@@ -40,7 +40,7 @@ demo: $(STAMP)  ## pack real data, train from its CID, catch a flipped byte
 	$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: lint types contracts  ## everything that CI runs
+test: lint types contracts kubo-where-go  ## everything that CI runs
 	$(BIN)/pytest -n $(PYTEST_WORKERS)
 
 .PHONY: lint

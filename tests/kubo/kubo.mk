@@ -11,3 +11,8 @@ kubo:  ## build the real Kubo that tests run against, once (needs Go; minutes)
 		mkdir -p "$(KUBO_PLACE)" && built="$(KUBO_PLACE)/.ipfs.$$$$.tmp" && trap 'rm -f "$$built"' EXIT && \
 		(cd "$(KUBO_MODULE)" && go build -trimpath -o "$$built" github.com/ipfs/kubo/cmd/ipfs) && \
 		mv "$$built" "$(KUBO_PLACE)/ipfs" && echo "built $(KUBO_PLACE)/ipfs"; fi
+
+# Tests against real nodes are skipped, saying so, where there is neither Go nor a binary; in CI they must run.
+.PHONY: kubo-where-go
+kubo-where-go:
+	@if command -v go > /dev/null || [ -n "$${CI:-}" ]; then $(MAKE) --no-print-directory kubo; fi
