@@ -27,11 +27,11 @@ from torch_ipfs.manifest.schema import Field, Schema
 N = 1000
 X = (np.arange(4 * N, dtype=np.float32) / 8).reshape(N, 4)
 Y = np.arange(N)
-GOLDEN = "bafyreibq7d6ly4wqtuadisfiregl7r7x37nxlyeawywugkr7vovknx3tbe"
+GOLDEN = "bafyreif5h7bf5xt3rp74a2fco5zmkd6e7d4m2mg7bfugyoj6u5e6cvpg2a"
 
 
 OTHER_GOLDEN = [
-    "bafyreifa35v3hqfopbwrrh33upgbbqht2wskepwhixutuouykhxmi2wice",
+    "bafyreigwadqi2hdnw7fkarwfuhdnhuzjwidggeoh26v753vozkr5pjugmm",
     "bafyreifbvbpdpii2elqtvj5ldjkvnq7q7nn7dhfxdhy5dlgepfvsohqlla",
     "bafyreiaalmrb4cauojkbeah4nufjsbliv6kokuvmfcofddudy2pxdoissy",
 ]
@@ -254,7 +254,11 @@ class TestSchemas:
         assert read[2] == {"x": None, "y": [1, 2, 3], "z": "late"}
 
     def test_a_schema_that_is_given_decides(self) -> None:
-        schema: dict[str, Field | str] = {"x": "float64", "y": Field("list", item=Field("int8")), "z": Field("text", nullable=True)}
+        schema: dict[str, Field | str] = {
+            "x": "float64",
+            "y": Field("list", item=Field("int8")),
+            "z": Field("text", nullable=True),
+        }
         store = MemoryBlockstore()
         root = write_dataset([{"x": 1, "y": [1, 2]}, {"x": 0.1, "y": [], "z": "a"}], store, schema=schema)
         read = torch_ipfs.IPFSMapDataset(root, store)

@@ -99,6 +99,17 @@ def test_rows_of_fixed_width_are_counted_once() -> None:
     assert len(packer.pack(columns, 0, rows)) <= 2**20 < len(packer.pack(columns, 0, rows + 1))
 
 
+def test_a_schema_leaves_room_for_rows() -> None:
+    wide = Packer(Schema(tuple((f"column {i}", Field("int64")) for i in range(9000))))
+    with pytest.raises(
+        OptionError, match=r"the schema takes .* bytes of each shard; give a shard_bytes of several times"
+    ):
+        wide.check(2**20)
+    wide.check(2**22)
+    with pytest.raises(OptionError, match="the schema takes"):
+        Packer(Schema(tuple((f"column {i}", Field("int64")) for i in range(30)))).check(1024)
+
+
 def test_rows_that_take_no_bytes_are_bounded() -> None:
     assert Packer(Schema(())).rows_per_shard(2**20) == MAX_SHARD_ROWS
     assert Packer(Schema((("x", Field("null")),))).rows_per_shard(2**20) == MAX_SHARD_ROWS
@@ -126,8 +137,8 @@ def test_nothing_of_a_null_is_left() -> None:
 
 
 GOLDEN = {
-    "numbers": (numbers, "bafkreifdu52rdzsb33w3qghub22foblovq6uibg5gv6sfoqfsncwhs6tay"),
-    "objects": (objects, "bafkreibhaemheybyf4tgpjwld5vp6g66vnn4wx2c2opin7zpyltnmc5zru"),
+    "numbers": (numbers, "bafkreieglcppvte2v4s5ku7ljiy22zepvzoy4hadxqfk3j5yli3zdzulta"),
+    "objects": (objects, "bafkreih5gqnhh52nstse7kopnvl2sfkut464qfdgl4svbc4bxndj2x2goe"),
 }
 
 

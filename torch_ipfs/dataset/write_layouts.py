@@ -43,6 +43,7 @@ class PackedLayout:
 
     def __init__(self, schema: Schema, put: Put, hash_function: str, shard_bytes: int) -> None:
         self._packer = Packer(schema)
+        self._packer.check(shard_bytes)
         self._put, self._hash_function, self._shard_bytes = put, hash_function, shard_bytes
         self._builder = ManifestBuilder(put, hash_function)
         self.rows_per_shard = self._packer.rows_per_shard(shard_bytes)

@@ -117,53 +117,66 @@ class New:
 
 def build(root: New) -> bytes:
     """The flatbuffer of ``root``, its size a multiple of 8."""
-    buffer = bytearray(8)
-    _U32.pack_into(buffer, 0, _place_table(buffer, root))
-    _pad(buffer, 0)
-    return bytes(buffer)
+    builder = _Builder()
+    _U32.pack_into(builder.buffer, 0, builder.table(root))
+    builder.align(8)
+    return bytes(builder.buffer)
 
 
-def _pad(buffer: bytearray, ahead: int) -> None:
-    """Fill up so that what comes after ``ahead`` more bytes is aligned to 8."""
-    buffer += bytes(-(len(buffer) + ahead) % 8)
+class _Builder:
+    """Places values one after the other, and each vtable where it is first needed."""
 
+    def __init__(self) -> None:
+        self.buffer = bytearray(4)
+        self._vtables: dict[bytes, int] = {}
 
-def _place(buffer: bytearray, value: New | str | list[New] | Structs) -> int:
-    """Append ``value`` and return its position."""
-    if isinstance(value, New):
-        return _place_table(buffer, value)
-    _pad(buffer, 4)
-    position = len(buffer)
-    if isinstance(value, str):
-        text = value.encode()
-        buffer += _U32.pack(len(text)) + text + b"\0"
-    elif isinstance(value, Structs):
-        buffer += _U32.pack(value.count) + value.data
-    else:
-        buffer += _U32.pack(len(value)) + bytes(4 * len(value))
-        for place, table in zip(range(position + 4, len(buffer), 4), value, strict=True):
-            _U32.pack_into(buffer, place, _place_table(buffer, table) - place)
-    return position
+    def align(self, size_bytes: int, ahead_bytes: int = 0) -> None:
+        """Fill up so that what comes after ``ahead_bytes`` more is aligned."""
+        self.buffer += bytes(-(len(self.buffer) + ahead_bytes) % size_bytes)
 
+    def table(self, table: New) -> int:
+        """Append a table, then what it refers to. Fields lie in order of size, so that each is aligned."""
+        sizes = {slot: _SCALARS[v.code].size if isinstance(v, Scalar) else 4 for slot, v in table.slots.items()}
+        offsets, end = {}, 4
+        for slot in sorted(sizes, key=lambda slot: (sizes[slot] != 4, -sizes[slot], slot)):
+            end += -end % sizes[slot]
+            offsets[slot] = end
+            end += sizes[slot]
+        count = max(offsets, default=-1) + 1
+        vtable = self._vtable(
+            struct.pack(f"<{2 + count}H", 4 + 2 * count, end, *map(offsets.get, range(count), [0] * count))
+        )
+        self.align(max([4, *sizes.values()]))
+        position = len(self.buffer)
+        self.buffer += _I32.pack(position - vtable) + bytes(end - 4)
+        for slot, value in table.slots.items():
+            place = position + offsets[slot]
+            if isinstance(value, Scalar):
+                _SCALARS[value.code].pack_into(self.buffer, place, value.value)
+            else:
+                _U32.pack_into(self.buffer, place, self._value(value) - place)
+        return position
 
-def _place_table(buffer: bytearray, table: New) -> int:
-    """Append the vtable, the table, then what it refers to. Fields lie in order of size, so that each is aligned."""
-    sizes = {slot: _SCALARS[v.code].size if isinstance(v, Scalar) else 4 for slot, v in table.slots.items()}
-    offsets, end = {}, 4
-    for slot in sorted(sizes, key=lambda slot: (sizes[slot] != 4, -sizes[slot], slot)):
-        end += -end % sizes[slot]
-        offsets[slot] = end
-        end += sizes[slot]
-    count = max(offsets, default=-1) + 1
-    vtable = struct.pack(f"<{2 + count}H", 4 + 2 * count, end, *(offsets.get(slot, 0) for slot in range(count)))
-    _pad(buffer, len(vtable))
-    buffer += vtable
-    position = len(buffer)
-    buffer += _I32.pack(len(vtable)) + bytes(end - 4)
-    for slot, value in table.slots.items():
-        place = position + offsets[slot]
-        if isinstance(value, Scalar):
-            _SCALARS[value.code].pack_into(buffer, place, value.value)
+    def _vtable(self, vtable: bytes) -> int:
+        if vtable not in self._vtables:
+            self.align(2)
+            self._vtables[vtable] = len(self.buffer)
+            self.buffer += vtable
+        return self._vtables[vtable]
+
+    def _value(self, value: New | str | list[New] | Structs) -> int:
+        """Append ``value`` and return its position."""
+        if isinstance(value, New):
+            return self.table(value)
+        self.align(8 if isinstance(value, Structs) else 4, 4)
+        position = len(self.buffer)
+        if isinstance(value, str):
+            text = value.encode()
+            self.buffer += _U32.pack(len(text)) + text + b"\0"
+        elif isinstance(value, Structs):
+            self.buffer += _U32.pack(value.count) + value.data
         else:
-            _U32.pack_into(buffer, place, _place(buffer, value) - place)
-    return position
+            self.buffer += _U32.pack(len(value)) + bytes(4 * len(value))
+            for place, table in zip(range(position + 4, len(self.buffer), 4), value, strict=True):
+                _U32.pack_into(self.buffer, place, self.table(table) - place)
+        return position

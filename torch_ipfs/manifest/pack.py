@@ -39,6 +39,8 @@ Columns = Mapping[str, Array]
 MAX_SHARD_ROWS = 2**20
 """Rows of one shard, for samples that take next to no bytes."""
 
+_SMALL_SCHEMA_BYTES = 4096
+
 CONTINUATION = 0xFFFFFFFF
 PREFIX = struct.Struct("<Ii")
 """Before each message: the continuation marker and the length of its flatbuffer."""
@@ -58,6 +60,17 @@ class Packer:
         for _, field in schema.fields:
             nothing.add(blank(field, 0), 0, 0)
         self._overhead_bytes = len(self._head) + len(_framed(nothing.message(0))) + len(END_OF_STREAM)
+
+    def check(self, shard_bytes: int) -> None:
+        """That shards of that size have room for rows.
+
+        :raises OptionError: the schema takes the most of each, with thousands of fields mostly.
+        """
+        if self._overhead_bytes > max(shard_bytes // 2, min(shard_bytes, _SMALL_SCHEMA_BYTES)):
+            raise OptionError(
+                f"the schema takes {self._overhead_bytes} bytes of each shard; give a shard_bytes of several times that "
+                f"(it is {shard_bytes}), or put similar fields together into tensors"
+            )
 
     def packed_bytes(self, columns: Columns, start: int, stop: int) -> int:
         """How long the shard of rows ``start`` to ``stop`` is, without making it."""
