@@ -13,16 +13,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch_ipfs.blockstore import open_blockstore as open_blockstore
     from torch_ipfs.blockstore.base import Blockstore as Blockstore
+    from torch_ipfs.blockstore.cached import CachedBlockstore as CachedBlockstore
     from torch_ipfs.blockstore.car_file import CarBlockstore as CarBlockstore
+    from torch_ipfs.blockstore.gateway import GatewayBlockstore as GatewayBlockstore
+    from torch_ipfs.blockstore.kubo import KuboBlockstore as KuboBlockstore
     from torch_ipfs.blockstore.local import LocalBlockstore as LocalBlockstore
     from torch_ipfs.blockstore.memory import MemoryBlockstore as MemoryBlockstore
+    from torch_ipfs.blockstore.open import open_blockstore as open_blockstore
+    from torch_ipfs.blockstore.tiered import TieredBlockstore as TieredBlockstore
     from torch_ipfs.codec.cid import CID as CID
     from torch_ipfs.dataset.dataloader import make_dataloader as make_dataloader
     from torch_ipfs.dataset.iterable import IPFSIterableDataset as IPFSIterableDataset
     from torch_ipfs.dataset.mapped import IPFSMapDataset as IPFSMapDataset
     from torch_ipfs.dataset.write import write_dataset as write_dataset
+    from torch_ipfs.dataset.write_merge import merge_datasets as merge_datasets
     from torch_ipfs.errors import BlockError as BlockError
     from torch_ipfs.errors import BlockNotFound as BlockNotFound
     from torch_ipfs.errors import BlockRefused as BlockRefused
@@ -35,19 +40,32 @@ if TYPE_CHECKING:
     from torch_ipfs.errors import SampleError as SampleError
     from torch_ipfs.errors import TorchIPFSError as TorchIPFSError
     from torch_ipfs.errors import TransportError as TransportError
+    from torch_ipfs.kit import ipfs_kit as ipfs_kit
+    from torch_ipfs.loader import IPFSDataLoader as IPFSDataLoader
+    from torch_ipfs.manifest.schema import Field as Field
+    from torch_ipfs.manifest.schema import Schema as Schema
     from torch_ipfs.plan.shuffle import ShuffleOptions as ShuffleOptions
 
 _HOME = {
     "Blockstore": "blockstore.base",
-    "open_blockstore": "blockstore",
+    "open_blockstore": "blockstore.open",
+    "CachedBlockstore": "blockstore.cached",
     "CarBlockstore": "blockstore.car_file",
+    "GatewayBlockstore": "blockstore.gateway",
+    "KuboBlockstore": "blockstore.kubo",
     "LocalBlockstore": "blockstore.local",
     "MemoryBlockstore": "blockstore.memory",
+    "TieredBlockstore": "blockstore.tiered",
     "CID": "codec.cid",
     "make_dataloader": "dataset.dataloader",
     "IPFSIterableDataset": "dataset.iterable",
     "IPFSMapDataset": "dataset.mapped",
     "write_dataset": "dataset.write",
+    "merge_datasets": "dataset.write_merge",
+    "IPFSDataLoader": "loader",
+    "ipfs_kit": "kit",
+    "Field": "manifest.schema",
+    "Schema": "manifest.schema",
     "ShuffleOptions": "plan.shuffle",
     **dict.fromkeys(
         (

@@ -1,0 +1,68 @@
+"""The names that others build on, and that asking for them costs nothing before they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import torch_ipfs
+
+NAMES = [
+    "BlockError",
+    "BlockNotFound",
+    "BlockRefused",
+    "BlockTooLarge",
+    "Blockstore",
+    "CID",
+    "CachedBlockstore",
+    "CarBlockstore",
+    "CodecError",
+    "Field",
+    "GatewayBlockstore",
+    "HashMismatch",
+    "IPFSDataLoader",
+    "IPFSIterableDataset",
+    "IPFSMapDataset",
+    "KuboBlockstore",
+    "LocalBlockstore",
+    "ManifestError",
+    "MemoryBlockstore",
+    "OptionError",
+    "ResumeError",
+    "SampleError",
+    "Schema",
+    "ShuffleOptions",
+    "TieredBlockstore",
+    "TorchIPFSError",
+    "TransportError",
+    "ipfs_kit",
+    "make_dataloader",
+    "merge_datasets",
+    "open_blockstore",
+    "write_dataset",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(torch_ipfs.__all__) == sorted(NAMES)
+    assert set(NAMES) <= set(dir(torch_ipfs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_there_and_says_what_it_is(name: str) -> None:
+    value = getattr(torch_ipfs, name)
+    assert value.__name__ == name
+    assert value.__doc__
+
+
+def test_another_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        torch_ipfs.nonsense  # noqa: B018 - asking is the test
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, torch_ipfs; print([name for name in ('torch', 'numpy', 'pyarrow', 'aiohttp') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
