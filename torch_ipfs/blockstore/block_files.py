@@ -3,8 +3,7 @@
     blocks/4f/CIQ....data    a block; the name is its multihash in base32, the folder the last byte of it in base16
     temporary/               files that are being written, and those a killed process left (the next collection's)
 
-Kubo's flatfs is alike, with 1,024 folders, which makes the first thousand puts slow: a new folder costs as much as five files.
-Figures of what speaks for files are in docs/design.md.
+Kubo's flatfs is alike. Figures of what speaks for files, and what against, are in docs/design.md.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from torch_ipfs.codec import multibase, multihash
 from torch_ipfs.errors import CodecError
 
 MAPPED_BYTES = 128 * 2**10
-"""Blocks from this size on are mapped, which costs 15 us for any size; smaller ones are read, at 5 us and 60 us a MiB."""
+"""Blocks from this size on are mapped, which costs 10 to 15 us for any size; smaller ones are read, at 5 us and 60 us a MiB."""
 BATCH_BLOCKS = 1024
 BATCH_BYTES = 64 * 2**20
 FSYNC_THREADS = 8

@@ -31,11 +31,11 @@ from torch_ipfs.errors import BlockNotFound, TorchIPFSError
 GRACE_S = 3600.0
 LOCK_TIMEOUT_S = 60.0
 MAX_REMEMBERED_BLOCKS = 2**18
-"""Files that are known to be right, at 200 bytes each. Beyond that all are hashed once more."""
+"""Files that are known to be right, at 170 bytes each. Beyond that all are hashed once more."""
 
 
 class LocalBlockstore:
-    """Blocks as files of a folder, which any number of processes may use at a time, also over a network file system.
+    """Blocks as files of a folder, which any number of processes may use at a time.
 
     A block is written to a temporary file and renamed: readers see all of it or nothing, whenever the writer is killed or
     the disk is full. Large blocks are mapped, without a copy. A file is hashed when a process first reads it, and again when
@@ -103,7 +103,7 @@ class LocalBlockstore:
             self._files.write(path, data)
 
     def put_many(self, blocks: Iterable[tuple[CID, Block]]) -> None:
-        """``put`` for each pair, some three times as fast for small blocks: they are written to disk in batches.
+        """``put`` for each pair, several times as fast for small blocks: they are written to disk in batches.
 
         No garbage collection runs meanwhile. What was put before an error, of ``blocks`` too, is kept.
         """
