@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import importlib.util
 import multiprocessing
 import os
 import random
@@ -109,9 +110,7 @@ class LMDB:
     """One map. A view into it lives no longer than its transaction, so that get has to copy."""
 
     def __init__(self, folder: str, *, durable: bool) -> None:
-        import lmdb
-
-        self._map: Any = lmdb.open(folder, map_size=2**35, sync=durable, metasync=durable)
+        self._map: Any = importlib.import_module("lmdb").open(folder, map_size=2**35, sync=durable, metasync=durable)
 
     def put(self, key: bytes, data: bytes) -> None:
         with self._map.begin(write=True) as transaction:
@@ -228,12 +227,10 @@ def main() -> None:
     arguments.add_argument("--scale", type=float, default=1.0, help="of the number of blocks")
     options = arguments.parse_args()
     engines: list[Callable[..., Engine]] = [Files, SQLite]
-    try:
-        import lmdb  # noqa: F401 - whether it is there
-
-        engines.append(LMDB)
-    except ImportError:
+    if importlib.util.find_spec("lmdb") is None:
         print("LMDB is not installed")
+    else:
+        engines.append(LMDB)
     for size_bytes, count in ((2**10, 20_000), (2**20, 400)):
         for kind in engines:
             for durable in (True, False):
