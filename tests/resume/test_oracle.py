@@ -90,7 +90,8 @@ class Large(Counting):
 
 class NoText(Counting):
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), 1: 1}
+        state: dict[Any, Any] = super().state_dict()
+        return {**state, 1: 1}
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class TestItsForm:
 class TestItIsOfWhatWasReceived:
     @pytest.mark.parametrize("num_workers", [0, 1, 3])
     def test_whatever_was_prefetched(self, make: Make, num_workers: int) -> None:
-        options = {"prefetch_factor": 8} if num_workers else {}
+        options: dict[str, Any] = {"prefetch_factor": 8} if num_workers else {}
         loader = make_dataloader(make(), num_workers=num_workers, **options)
         positions = [loader.state_dict()["position"]]
         for _ in loader:
