@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks.groups import LAYOUTS, WRITING, reading_name
-from benchmarks.harness import Measured
+from benchmarks.groups import BATCH_SAMPLER, LAYOUTS, WRITING, reading_name
+from benchmarks.harness import LIMIT, Measured
 from benchmarks.workloads import HASH_FUNCTIONS
 
 MiB = 2**20
@@ -54,22 +54,26 @@ def floors(measured: Mapping[str, Measured]) -> list[Floor]:
 
 def _reading(measured: Mapping[str, Measured]) -> Iterator[Floor]:
     for (workload, hash_function), bounds in _FIRST.items():
-        for num_workers in (None, 0):
-            for order, first, later in zip(_ORDERS, bounds, _LATER[workload], strict=True):
-                group = measured.get(reading_name(workload, order, num_workers))
-                if group is not None:
-                    name = f"{group.group.name}, {hash_function}"
-                    yield Floor(f"{name}, first epoch", group.ratio(hash_function, "first_epoch_s"), first)
-                    yield Floor(f"{name}, later epochs", group.ratio(hash_function, "later_epoch_s"), later)
+        for order, first, later in zip(_ORDERS, bounds, _LATER[workload], strict=True):
+            yield from _epochs(measured[reading_name(workload, order, None)], hash_function, first, later)
+            through_loader = measured.get(reading_name(workload, order, 0))
+            if through_loader is not None:
+                for to in (LIMIT, BATCH_SAMPLER):
+                    yield from _epochs(through_loader, hash_function, first, later, to)
+
+
+def _epochs(group: Measured, hash_function: str, first: float, later: float, to: str = LIMIT) -> Iterator[Floor]:
+    name = f"{group.group.name}, {hash_function}" + ("" if to == LIMIT else f" to {to}")
+    yield Floor(f"{name}, first epoch", group.ratio(hash_function, "first_epoch_s", to), first)
+    yield Floor(f"{name}, later epochs", group.ratio(hash_function, "later_epoch_s", to), later)
 
 
 def _in_workers(measured: Mapping[str, Measured]) -> Iterator[Floor]:
     for workload, hash_function in _FIRST:
         for order in _ORDERS:
-            group = measured[reading_name(workload, order, 2)]
-            name, bound = f"{group.group.name}, {hash_function}", _IN_WORKERS.get((workload, hash_function), 1.0)
-            yield Floor(f"{name}, first epoch", group.ratio(hash_function, "first_epoch_s"), bound)
-            yield Floor(f"{name}, later epochs", group.ratio(hash_function, "later_epoch_s"), bound)
+            bound = _IN_WORKERS.get((workload, hash_function), 1.0)
+            for to in (LIMIT, BATCH_SAMPLER):
+                yield from _epochs(measured[reading_name(workload, order, 2)], hash_function, bound, bound, to)
 
 
 def _random_access(measured: Mapping[str, Measured]) -> Iterator[Floor]:

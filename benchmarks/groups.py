@@ -10,6 +10,8 @@ from benchmarks.measure import Task, Writing
 from benchmarks.readers import Reading
 from benchmarks.workloads import HASH_FUNCTIONS
 
+BATCH_SAMPLER = "batch sampler"
+"""The memory map again, but asked for batches by DataLoader's own BatchSampler, which makes each list of rows in Python."""
 ORDERS = {"in order": False, "shuffled": True}
 
 
@@ -36,7 +38,9 @@ def _against_the_limit(name: str, order: str, num_workers: int | None, later_epo
             tasks[f"map {hash_function}"] = replace(
                 limit, reader="torch_ipfs map", hash_function=hash_function, later_epochs=1
             )
-    if num_workers is None:
+    if num_workers is not None:
+        tasks[BATCH_SAMPLER] = replace(limit, reader="memmap batch sampler")
+    else:
         tasks["single samples"] = replace(limit, reader="memmap samples", later_epochs=0)
     return Group(reading_name(name, order, num_workers), tasks)
 

@@ -46,12 +46,12 @@ class Measured:
         """The median over the rounds."""
         return median(figures[figure] for figures in self.rounds[name])
 
-    def ratio(self, name: str, figure: str) -> float:
-        """How many times as quick as the limit ``name`` was: the median of the ratios of each round.
+    def ratio(self, name: str, figure: str, to: str = LIMIT) -> float:
+        """How many times as quick as ``to`` the task ``name`` was: the median of the ratios of each round.
 
         :param figure: one in seconds, of the same samples on both sides.
         """
-        pairs = zip(self.rounds[LIMIT], self.rounds[name], strict=True)
+        pairs = zip(self.rounds[to], self.rounds[name], strict=True)
         return median(limit[figure] / measured[figure] for limit, measured in pairs)
 
 

@@ -25,7 +25,8 @@ print(json.dumps({"torch_s": torch_s, "package_s": package_s, "dataset_s": datas
 def measure_imports(rounds: int) -> dict[str, object]:
     """Seconds, medians of ``rounds``: of torch, of the package, and of the package with its dataset class; heavy modules."""
     command = [sys.executable, "-c", _TIMED]
-    subprocess.check_output(command)  # which leaves bytecode behind, where that is kept
+    if rounds > 1:
+        subprocess.check_output(command)  # leaves bytecode behind, where that is kept
     told = [json.loads(subprocess.check_output(command)) for _ in range(rounds)]
     seconds = {name: median(one[name] for one in told) for name in ("torch_s", "package_s", "dataset_s")}
     return {**seconds, "heavy": told[0]["heavy"]}

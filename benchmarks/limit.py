@@ -52,6 +52,19 @@ class MemmapBatches(IterableDataset[Batch]):
             yield {"x": torch.from_numpy(x[rows]), "label": torch.from_numpy(label[rows])}
 
 
+class MemmapRows(Dataset[Batch]):
+    """Rows by lists of their numbers, as a BatchSampler gives them: the usual way to have DataLoader ask for whole batches."""
+
+    def __init__(self, data: Data, name: str) -> None:
+        self._x, self._label = data.arrays(name).open()
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        return {"x": torch.from_numpy(self._x[rows]), "label": torch.from_numpy(self._label[rows])}
+
+
 class MemmapSamples(Dataset[dict[str, Any]]):
     """What most people write: one row at a time, which DataLoader collates."""
 

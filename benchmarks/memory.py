@@ -6,26 +6,23 @@ import multiprocessing
 import re
 from pathlib import Path
 
-_KB = 1024
-
 
 def anonymous_bytes(pid: int | str = "self") -> int:
     """Resident pages of ``pid`` that no file stands behind: its own, and those of shared memory. 0 where there is no /proc."""
-    status = Path(f"/proc/{pid}/status")
-    return sum(_kilobytes(status, name) for name in ("RssAnon", "RssShmem")) * _KB
+    return _bytes(Path(f"/proc/{pid}/status"), "RssAnon", "RssShmem")
 
 
 def proportional_bytes(pid: int | str = "self") -> int:
     """The same, where a page that several processes share (as after a fork) counts for each in part."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup")
-    return sum(_kilobytes(rollup, name) for name in ("Pss_Anon", "Pss_Shmem")) * _KB
+    return _bytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss_Anon", "Pss_Shmem")
 
 
-def _kilobytes(path: Path, name: str) -> int:
-    if not path.exists():
-        return 0
-    found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
-    return int(found[1]) if found else 0
+def _bytes(path: Path, *names: str) -> int:
+    """The sum of what a file of /proc says under ``names``, in kB."""
+    told = path.read_text() if path.exists() else ""
+    return 1024 * sum(
+        int(kilobytes) for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB", told, re.MULTILINE) if name in names
+    )
 
 
 class Peak:

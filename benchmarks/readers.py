@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
-from benchmarks.limit import Batch, MemmapBatches, MemmapSamples
+from benchmarks.limit import Batch, MemmapBatches, MemmapRows, MemmapSamples
 from benchmarks.workloads import Data
 from torch_ipfs import IPFSIterableDataset, IPFSMapDataset
 
@@ -47,6 +47,16 @@ def _memmap(data: Data, reading: Reading) -> Pass:
     return lambda _epoch: batches
 
 
+def _memmap_batch_sampler(data: Data, reading: Reading) -> Pass:
+    dataset, num_workers = MemmapRows(data, reading.workload), reading.num_workers or 0
+    rows = RandomSampler(dataset) if reading.shuffle else SequentialSampler(dataset)
+    sampler = BatchSampler(rows, data.workloads[reading.workload].batch_size, drop_last=False)
+    loader = DataLoader(
+        dataset, batch_size=None, sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0
+    )
+    return lambda _epoch: loader
+
+
 def _memmap_samples(data: Data, reading: Reading) -> Pass:
     batch_size = data.workloads[reading.workload].batch_size
     dataset = MemmapSamples(data, reading.workload)
@@ -82,6 +92,7 @@ def _torch_ipfs_map(data: Data, reading: Reading) -> Pass:
 
 READERS: dict[str, Callable[[Data, Reading], Pass]] = {
     "memmap": _memmap,
+    "memmap batch sampler": _memmap_batch_sampler,
     "memmap samples": _memmap_samples,
     "torch_ipfs": _torch_ipfs,
     "torch_ipfs map": _torch_ipfs_map,

@@ -88,7 +88,9 @@ def _bytecode_kept_in(folder: Path) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _arguments(arguments)
-    with tempfile.TemporaryDirectory() as temporary, _bytecode_kept_in(Path(temporary, "bytecode")):
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as whole_run:
+        if not options.tiny:
+            whole_run.enter_context(_bytecode_kept_in(Path(temporary, "bytecode")))
         data, measured, reached, about = _measure(options.data or Path(temporary, "data"), options)
     print(report.text(measured, data.workloads, reached, about))
     if options.json is not None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.floors import Floor
-from benchmarks.groups import LAYOUTS, ORDERS, WRITING, reading_name
+from benchmarks.groups import BATCH_SAMPLER, LAYOUTS, ORDERS, WRITING, reading_name
 from benchmarks.harness import LIMIT, Measured
 from benchmarks.workloads import HASH_FUNCTIONS, Workload
 
@@ -51,9 +51,10 @@ def reading_table(measured: Mapping[str, Measured], workloads: Iterable[str], nu
             ours = [
                 _with_ratio(group, h, figure) for h in HASH_FUNCTIONS for figure in ("first_epoch_s", "later_epoch_s")
             ]
-            single = "single samples" in group.rounds and _with_ratio(group, "single samples", "first_epoch_s")
-            rows.append([workload, order, limits, *ours, single or "-"])
-    return table(["workload", "order", "memmap first / later", *columns, "memmap by samples"], rows)
+            other = "single samples" if num_workers is None else BATCH_SAMPLER
+            rows.append([workload, order, limits, *ours, _with_ratio(group, other, "first_epoch_s")])
+    other = "memmap by single samples" if num_workers is None else "memmap by BatchSampler"
+    return table(["workload", "order", "memmap first / later", *columns, other], rows)
 
 
 def random_access_table(measured: Mapping[str, Measured], workloads: Iterable[str]) -> str:
