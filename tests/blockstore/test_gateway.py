@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.network.gateways import CID_0, DATA_0, block, gateway, holding
-from tests.network.nodes import KuboNode
 from tests.network.staged import Asked, Connection, forward, serving
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
-from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TransportError
 from torch_ipfs.testing import BlockstoreConformance
@@ -23,17 +21,15 @@ class TestGatewayBlockstore(BlockstoreConformance):
     window_bytes = 8 * 4 * 2**20  # CIDs are taken ahead; no more than the window is asked for
 
     @pytest.fixture
-    def store(self, empty_node: KuboNode) -> Iterator[GatewayBlockstore]:
-        node = KuboBlockstore(empty_node.rpc)
-        node.put_many(self.blocks())
-        node.close()
+    def store(self, filled_node: Callable) -> Iterator[GatewayBlockstore]:
+        node = filled_node(self.blocks())
         self.forged: dict[str, bytes] = {}
 
         def service(asked: Asked, connection: Connection) -> None:
             if asked.cid in self.forged:
                 connection.answer(self.forged[asked.cid])
             else:
-                status, headers, body = forward(empty_node.gateway, asked)
+                status, headers, body = forward(node.gateway, asked)
                 connection.answer(body, status, headers)
 
         with serving(service) as proxy:

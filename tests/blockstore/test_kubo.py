@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,8 @@ class TestKuboBlockstore(BlockstoreConformance):
         return [*super().blocks(), EMPTY_DIRECTORY]
 
     @pytest.fixture
-    def store(self, empty_node: KuboNode) -> Iterator[KuboBlockstore]:
-        direct = KuboBlockstore(empty_node.rpc)
-        direct.put_many(self.blocks())
-        direct.close()
+    def store(self, filled_node: Callable) -> Iterator[KuboBlockstore]:
+        node = filled_node(self.blocks())
         self.forged: dict[str, bytes] = {}
 
         def service(asked: Asked, connection: Connection) -> None:
@@ -59,7 +57,7 @@ class TestKuboBlockstore(BlockstoreConformance):
             if "/block/get" in asked.target and asked.cid in self.forged:
                 connection.answer(self.forged[asked.cid])
             else:
-                status, headers, body = forward(f"http://127.0.0.1:{empty_node.rpc_port}", asked)
+                status, headers, body = forward(f"http://127.0.0.1:{node.rpc_port}", asked)
                 connection.answer(body, status, headers)
 
         with serving(service) as proxy:

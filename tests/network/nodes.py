@@ -158,6 +158,12 @@ class KuboNode:
         with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=60) as answer:
             return answer.read().decode()
 
+    def unpin_all(self) -> None:
+        """Remove all pins."""
+        for cid, pin in json.loads(self.call("pin/ls")).get("Keys", {}).items():
+            if pin["Type"] != "indirect":
+                self.call("pin/rm", cid)
+
     def _wait_for(self, pattern: bytes) -> bytes:
         """Read the supervisor's output until ``pattern`` stands in it; answers with the pattern's group."""
         assert self._supervisor is not None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.network.nodes import KuboNode, NoKubo, connect, find_kubo, new_swarm_key
+from torch_ipfs.blockstore.kubo import KuboBlockstore
+from torch_ipfs.codec.cid import CID
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +36,27 @@ def kubo_node(kubo_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def empty_node(kubo_node: KuboNode) -> KuboNode:
     """The session's node, without a pin, and with no block but the empty directory that its MFS is."""
-    for cid, pin in json.loads(kubo_node.call("pin/ls")).get("Keys", {}).items():
-        if pin["Type"] != "indirect":
-            kubo_node.call("pin/rm", cid)
+    kubo_node.unpin_all()
     kubo_node.call("repo/gc")
     return kubo_node
+
+
+@pytest.fixture
+def filled_node(kubo_node: KuboNode) -> Callable[[Iterable[tuple[CID, bytes]]], KuboNode]:
+    """Called with blocks, the session's node with those, without a pin, and with no other block."""
+
+    def fill(blocks: Iterable[tuple[CID, bytes]]) -> KuboNode:
+        wanted = {cid.multihash: (cid, data) for cid, data in blocks}
+        kubo_node.unpin_all()
+        store = KuboBlockstore(kubo_node.rpc)
+        held = {cid.multihash: cid for cid in store.cids()}
+        if extra := [str(cid) for multihash, cid in held.items() if multihash not in wanted]:
+            kubo_node.call("block/rm", *extra)
+        store.put_many(block for multihash, block in wanted.items() if multihash not in held)
+        store.close()
+        return kubo_node
+
+    return fill
 
 
 @pytest.fixture
