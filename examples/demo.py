@@ -105,7 +105,9 @@ def main(folder: Path) -> None:
     say("3. Train a network from the CID with two workers, each block hashed before it is used.")
     model, dataset, rate = train(cid, path)
     stats = dataset.stats()
-    say(f"   {EPOCHS} epochs, {rate:,.0f} samples/s, {stats['blocks']} blocks verified, {stats['samples']:,} samples read")
+    say(
+        f"   {EPOCHS} epochs, {rate:,.0f} samples/s, {stats['blocks']} blocks verified, {stats['samples']:,} samples read"
+    )
     score = accuracy(model, cid, path)
     say(f"   accuracy on the fifth that was held out: {score:.1%}")
     say("4. Read an epoch again with the same seed, then with another number of workers: the same order each time.")
