@@ -130,9 +130,9 @@ def test_closed_loaders_of_torch_start_nothing(no_leaks: None) -> None:
 
 
 def test_close_while_another_thread_waits_for_a_batch(no_leaks: None) -> None:
-    store, cid = linked(N)
+    store, cid = linked(16)
     for prefetch in (0, 2):
-        loader = loader_of(slowed(store, 0.05), cid, prefetch=prefetch, batch_size=10)
+        loader = loader_of(slowed(store, 0.05), cid, prefetch=prefetch, batch_size=2)
         ended: list[Any] = []
 
         def consume(loader: IPFSDataLoader = loader, ended: list[Any] = ended) -> None:
@@ -151,7 +151,7 @@ def test_close_while_another_thread_waits_for_a_batch(no_leaks: None) -> None:
 
 def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
     """Half a second a block: nobody waits for the worker to finish what it is reading."""
-    store, cid = linked(8)
+    store, cid = linked(5)
     loader = loader_of(slowed(store, 0.5), cid, prefetch=2, batch_size=2)
     running = iter(loader)
     assert len(next(running)) == 2

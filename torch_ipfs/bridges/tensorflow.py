@@ -22,8 +22,6 @@ Batch = Mapping[str, Any]
 of a struct, a map of these. Of a sample, where samples go one by one, the same without the first dimension."""
 
 _TEXTS = ("text", "bytes", "link")
-_NO_NUMPY = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
-"""What TensorFlow has and numpy lacks. What both lack is widened to the next that they have, which is exact."""
 _ADVICE = "leave it out with columns=, change it in a transform, or give an output_signature="
 
 
@@ -128,10 +126,9 @@ def _layout(name: str, field: Field) -> tuple[tuple[int | None, ...], Field]:
 
 
 def _tensorflow_dtype(dtype: str) -> Any:
+    """TensorFlow's dtype of that name, else the next that holds its values: tf.data does not carry float8."""
     tf = load_tensorflow()
-    if dtype in _NO_NUMPY:
-        return getattr(tf, dtype, None) or getattr(tf.dtypes.experimental, dtype)
-    return tf.as_dtype(widen(dtype, np.empty(0, STORAGE[dtype])).dtype)
+    return tf.bfloat16 if dtype == "bfloat16" else tf.as_dtype(widen(dtype, np.empty(0, STORAGE[dtype])).dtype)
 
 
 # Elements.
@@ -175,9 +172,10 @@ def _ragged(value: Any, field: Field, spec: Any, ragged_rank: int) -> Any:
         if axis:
             value = list(chain.from_iterable(value))
         splits.append(np.cumsum([0, *map(len, value)], dtype=np.int64))
-    parts = [_array(part, field, spec.dtype) for part in value]
+    # An empty list does not say what shape its items would have.
+    parts = [_array(part, field, spec.dtype) for part in value if len(part)]
     inner = tuple(spec.shape)[ragged_rank + 1 :]
-    flat = np.concatenate(parts) if sum(map(len, parts)) else _array([], field, spec.dtype).reshape(0, *inner)
+    flat = np.concatenate(parts) if parts else _array([], field, spec.dtype).reshape(0, *inner)
     return tf.RaggedTensor.from_nested_row_splits(flat, splits, validate=False)
 
 
@@ -205,7 +203,7 @@ def _array(value: Any, field: Field, dtype: Any) -> npt.NDArray[Any]:
 
 def _numbers(array: npt.NDArray[Any], storage: str, dtype: Any) -> npt.NDArray[Any]:
     """:param array: of the storage dtype of ``storage``, a key of ``schema.STORAGE``."""
-    if storage in _NO_NUMPY and storage == dtype.name:
+    if storage == "bfloat16" == dtype.name:
         bits: npt.NDArray[Any] = array.view(dtype.as_numpy_dtype)
         return bits
     return widen(storage, array).astype(dtype.as_numpy_dtype, casting="same_kind", copy=False)

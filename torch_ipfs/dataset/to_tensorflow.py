@@ -155,15 +155,18 @@ def _one(batch: Any) -> Any:
 
 def _plain(sample: Any) -> Any:
     """A sample as a transform leaves it, in values that a dataset may hold; a pair is features and labels."""
-    if isinstance(sample, tuple) and len(sample) == 2:
-        sample = dict(zip(("features", "labels"), sample, strict=True))
+    pair = isinstance(sample, tuple) and len(sample) == 2
+    return _plain_value(dict(zip(("features", "labels"), sample, strict=True)) if pair else sample)
+
+
+def _plain_value(sample: Any) -> Any:
     if isinstance(sample, torch.Tensor):
         numpy = numpy_of(sample)
         dtype = str(sample.dtype).removeprefix("torch.")
         return Typed(dtype, numpy) if sample.dtype in _NO_NUMPY or sample.dtype == torch.complex32 else numpy
     if isinstance(sample, dict):
-        return {name: _plain(value) for name, value in sample.items()}
-    return [_plain(value) for value in sample] if isinstance(sample, list | tuple) else sample
+        return {name: _plain_value(value) for name, value in sample.items()}
+    return [_plain_value(value) for value in sample] if isinstance(sample, list | tuple) else sample
 
 
 def numpy_of(value: Any) -> Any:
