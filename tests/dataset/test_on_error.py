@@ -217,3 +217,58 @@ def test_a_transforms_own_error_is_its_own(car: Written) -> None:
 
 def test_columns_of_the_conftest_agree() -> None:
     assert set(columns(1)) == {"index", "features", "name"}
+
+
+def test_substitutes_do_not_close_the_shards_they_stand_beside(written: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to no room for open shards, and one of them missing."""
+    monkeypatch.setattr("torch_ipfs.dataset.shards.SHARD_BUDGET_BYTES", 1)
+    cid, path = written(n=N)
+    full = CarBlockstore(path)
+    value: Any = dag_cbor.decode(full.get(cid))
+    store = MemoryBlockstore({block: bytes(full.get(block)) for block in full.cids()})
+    missing = MemoryBlockstore(
+        {block: bytes(store.get(block)) for block in full.cids() if block != value["shards"][1]["cid"]}
+    )
+    dataset = IPFSIterableDataset(cid, missing, batch_size=16, on_error="substitute", shuffle=True)
+    with pytest.warns(UserWarning, match="could not be read"):
+        got = indices(dataset)
+    assert len(got) == N
+
+
+def test_a_resumed_run_goes_on_where_the_unbroken_one_does(lossy: tuple[CID, MemoryBlockstore]) -> None:
+    dataset = IPFSIterableDataset(*lossy, on_error="skip")
+    dataset.load_state_dict({**dataset.state_dict(), "position": 39})
+    with pytest.warns(UserWarning, match="1 samples could not be read"):
+        assert list(dataset) == []
+
+
+def test_a_batch_transform_cannot_end_the_epoch_in_silence(car: Written) -> None:
+    nothing: Iterator[int] = iter(())
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(IPFSIterableDataset(*car, batch_size=8, batch_transform=lambda batch: next(nothing)))
+
+
+def test_a_loaded_start_is_kept_where_a_pass_cannot_begin(written: Write) -> None:
+    cid, path = written(n=N)
+    full = CarBlockstore(path)
+
+    class Down(MemoryBlockstore):
+        down = False
+
+        def get(self, cid: CID) -> Block:
+            if self.down:
+                raise TransportError("the source is down", cid=cid, source="there")
+            return super().get(cid)
+
+    value: Any = dag_cbor.decode(full.get(cid))
+    del value["schema"]
+    root = CID.of(dag_cbor.encode(value), "dag-cbor")
+    store = Down({block: bytes(full.get(block)) for block in full.cids()} | {root: dag_cbor.encode(value)})
+    dataset = IPFSIterableDataset(root, store)
+    dataset.load_state_dict({**dataset.state_dict(), "position": 5})
+    store.down = True
+    with pytest.raises(TransportError):
+        iter(dataset)
+    store.down = False
+    assert dataset.state_dict()["position"] == 5
+    assert indices(dataset) == list(range(5, N))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,7 +22,6 @@ OnError = Literal["raise", "skip", "substitute"]
 ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
 _RUN_POSITIONS = 8192
-_SUBSTITUTES_TRIED_TOGETHER = 64
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class EpochShare:
         self._stream = BatchStream(reader, self._plan(partition, topology))
         self._substitutes: list[BatchStream] = []
         self._warned = False
+        self._given_out = 0
 
     def _plan(self, partition: Partition, topology: Topology) -> Iterator[tuple[Int64s, Iterable[int]]]:
         for steps, positions in partition.runs(topology, _RUN_POSITIONS):
@@ -118,6 +119,7 @@ class EpochShare:
         """The next step. Its rows stay open until the next call."""
         self._close_substitutes()
         rows = next(self._stream)
+        self._given_out += len(rows)
         if not rows.errors:
             return Step(rows, len(rows))
         errors = {place: (int(rows.samples[place]), rows.errors[place]) for place in sorted(rows.errors)}
@@ -143,7 +145,7 @@ class EpochShare:
         """``rows`` with each sample that cannot be had replaced by the next one of this share that can."""
         bad = sorted(rows.errors)
         error = rows.errors[bad[0]]
-        found = self._readable_after(rows.samples[bad[0]])
+        found = self._readable_after(self._given_out - len(rows) + bad[0] + 1)
         for place in bad:
             substitute = next(found, None)
             if substitute is None:
@@ -153,31 +155,28 @@ class EpochShare:
         rows.errors = {}
         return rows
 
-    def _readable_after(self, sample: int) -> Iterator[tuple[int, int, int]]:
-        """Samples of this share that can be read, with slot and row: those behind ``sample``, round to it again, for ever."""
+    def _readable_after(self, place: int) -> Iterator[tuple[int, int, int]]:
+        """Samples of this share that can be read, with slot and row: those from its ``place`` on, round to it, for ever."""
         while True:
             any_readable = False
-            for samples in self._share_after(sample):
+            for samples in self._share_from(place):
                 stream = self.reader.read(samples)
-                self._substitutes.append(stream)
                 rows = next(stream)
-                for place in np.flatnonzero(rows.slots >= 0).tolist():
-                    any_readable = True
-                    yield int(rows.samples[place]), int(rows.slots[place]), int(rows.rows[place])
+                readable = np.flatnonzero(rows.slots >= 0).tolist()
+                if not readable:
+                    stream.close()
+                    continue
+                any_readable = True
+                self._substitutes.append(stream)
+                for at in readable:
+                    yield int(rows.samples[at]), int(rows.slots[at]), int(rows.rows[at])
             if not any_readable:
                 return
 
-    def _share_after(self, sample: int) -> Iterator[Int64s]:
-        behind = False
-        before: list[Int64s] = []
-        for _, positions in self._partition.runs(self._topology, _SUBSTITUTES_TRIED_TOGETHER):
-            samples = self._order.samples(positions)
-            if behind:
-                yield samples
-                continue
-            at = np.flatnonzero(samples == sample)
-            behind = len(at) > 0
-            before.append(samples[: at[0] + 1] if behind else samples)
-            if behind and at[0] + 1 < len(samples):
-                yield samples[at[0] + 1 :]
-        yield from before
+    def _share_from(self, place: int) -> Iterator[Int64s]:
+        """The share's samples from its ``place`` on, a step at a time, then those before it."""
+        steps = self._partition.steps_of(self._topology)
+        first, within = divmod(place, self._partition.batch_size)
+        for i in chain(range(first, len(steps)), range(min(first + 1, len(steps)))):
+            samples = self._order.samples(self._partition.positions(self._topology.rank, steps[i]))
+            yield samples[within:] if i == first else samples

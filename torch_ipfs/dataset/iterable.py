@@ -214,9 +214,9 @@ class IPFSIterableDataset(IterableDataset[Any]):
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
         topology = self._topology
         self._check_shared_once(topology.world_size)
+        reader = self._opening.reader  # may fail, and then the start of a loaded state is not used up
         epoch, start = self._standing.begin(followed=self.for_loader)
         partition = self._partition(topology.world_size, start)
-        reader = self._opening.reader
         reader.forget_broken()
         order = Order(reader.manifest.root_node, reader.manifest.num_samples, self._shuffle_options(), self.seed, epoch)
         reader.counters = self._counters.of_this_process()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from torch_ipfs.blockstore.open import Source
+from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch, collate_samples, rows_of
 from torch_ipfs.dataset.opening import Opening, checked_columns
@@ -32,6 +35,7 @@ class Rows(Sequence[Row]):
         self.batch, self.schema = batch, schema
         self._num_rows = num_rows
         self._rows: list[Row] | None = None
+        self._asked = False
 
     def __len__(self) -> int:
         return self._num_rows
@@ -42,11 +46,29 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Row | list[Row]:
         if self._rows is None:
+            if not isinstance(index, slice) and not self._asked:
+                # default_collate looks at the first sample's type, and at no other: all of them would cost ten times as much.
+                self._asked = True
+                return self._row(operator.index(index))
             self._rows = [Row(sample) for sample in rows_of(self.batch, self._num_rows)]
         return self._rows[index]
 
+    def _row(self, index: int) -> Row:
+        if not -self._num_rows <= index < self._num_rows:
+            raise IndexError(f"sample {index} of {self._num_rows}")
+        [sample] = rows_of(_part(self.batch, index % self._num_rows), 1)
+        return Row(sample)
+
     def __iter__(self) -> Iterator[Row]:
         return iter(self[:])
+
+
+def _part(batch: Batch, index: int) -> Batch:
+    """The batch of one sample of a batch."""
+    return {
+        name: _part(column, index) if isinstance(column, dict) else column[index : index + 1]
+        for name, column in batch.items()
+    }
 
 
 class IPFSMapDataset(Dataset[Any]):
@@ -68,6 +90,7 @@ class IPFSMapDataset(Dataset[Any]):
     ) -> None:
         self._opening = Opening(root, source, checked_columns(columns))
         self.transform = transform
+        self._lock = ProcessLock()
 
     @property
     def root(self) -> CID | str:
@@ -94,11 +117,15 @@ class IPFSMapDataset(Dataset[Any]):
         :raises IndexError: one is outside of the dataset.
         """
         size = len(self)
-        samples = np.array(indices, dtype=np.int64)
-        if len(samples) and (samples.min() < -size or samples.max() >= size):
-            bad = samples[(samples < -size) | (samples >= size)][0]
-            raise IndexError(f"sample {bad} is outside of a dataset of {size} samples")
-        samples = np.where(samples < 0, samples + size, samples)
+        asked = [operator.index(index) for index in indices]
+        for index in asked:
+            if not -size <= index < size:
+                raise IndexError(f"sample {index} is outside of a dataset of {size} samples")
+        samples = np.array([index + size if index < 0 else index for index in asked], dtype=np.int64)
+        with self._lock:
+            return self._read(samples)
+
+    def _read(self, samples: npt.NDArray[np.int64]) -> Sequence[Any]:
         reader = self._opening.reader
         reader.forget_broken()
         stream = reader.read(samples)

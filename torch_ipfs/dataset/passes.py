@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from torch_ipfs.dataset.collate import collate_samples, rows_of
 from torch_ipfs.dataset.epoch import EpochShare, Skipped, Step
@@ -69,6 +70,10 @@ class Output:
     has_value: bool
     skipped: Skipped
 
+    def pin_memory(self, device: str | None = None) -> Output:
+        """As torch's DataLoader asks for it: the value in pinned memory."""
+        return Output(pin_memory(self.value, device), self.has_value, self.skipped)  # type: ignore[no-untyped-call]
+
 
 class Pass:
     """The iterator of a pass. An error ends it: asked again, it raises the same one.
@@ -128,6 +133,11 @@ class Pass:
     def _transformed(self, batch: Any, transform: Callable[[Any], Any]) -> Any:
         try:
             return transform(batch)
+        except StopIteration as error:
+            # Let through, it would end the epoch in silence.
+            failure = RuntimeError("batch_transform raised StopIteration")
+            self._fail(failure)
+            raise failure from error
         except BaseException as error:
             self._fail(error)
             raise
@@ -154,7 +164,12 @@ class Pass:
         self._progress.ended = True
         self._share.close()
         skipped, self._skipped = self._skipped, Skipped()
-        report_skipped(skipped, nothing_left=not self._any and self._progress.num_workers == 1)
+        nothing_left = not self._any and self._progress.num_workers == 1 and self._progress.partition.start == 0
+        try:
+            report_skipped(skipped, nothing_left=nothing_left)
+        except ManifestError as error:
+            self._error = error
+            raise
 
 
 def report_skipped(skipped: Skipped, *, nothing_left: bool) -> None:

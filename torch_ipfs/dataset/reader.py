@@ -8,8 +8,8 @@ generator of CIDs that looks ahead in the plan, and pulls from it as far as its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -124,8 +124,14 @@ class Reader:
     def _slot(self, leaf: Leaf) -> int:
         slot = self.table.slot(leaf.first)
         if slot not in self._leaves:
-            self._leaves[slot] = _ByRow(leaf) if leaf.format == "samples" else leaf
+            # Not its samples: what the manifest keeps of them is bounded.
+            bare = replace(leaf, values=None)
+            self._leaves[slot] = _ByRow(bare) if leaf.format == "samples" else bare
         return slot
+
+    def values(self, leaf: Leaf) -> Sequence[Any]:
+        """The embedded samples, or the links, of a leaf of these."""
+        return self.manifest.locate(np.array([leaf.first], dtype=np.int64))[0][0].values or ()
 
     def leaf(self, slot: int) -> Leaf | _ByRow:
         return self._leaves[slot]
@@ -158,10 +164,9 @@ class Reader:
         """Open the leaf of embedded samples in ``slot``; where one does not fit, have them decoded row by row."""
         leaf = self._leaves[slot]
         assert isinstance(leaf, Leaf)
-        assert leaf.values is not None
         try:
             shard = shard_from_rows(
-                leaf.values, self.schema, first_position=leaf.first, cid=leaf.cid, columns=self.table.schema.names
+                self.values(leaf), self.schema, first_position=leaf.first, cid=leaf.cid, columns=self.table.schema.names
             )
             self.table.put(slot, shard, 64 * leaf.count * max(1, len(self.table.schema.fields)))
         except BROKEN:
@@ -201,21 +206,23 @@ class BatchStream:
         self._requested: set[int] = set()
         self._blocks: Iterator[Block | TorchIPFSError] | None = None
         self._passing: list[int] = []
+        self._used: list[int] = []
 
     def __iter__(self) -> BatchStream:
         return self
 
     def __next__(self) -> Rows:
         """The next batch, read. Its rows stay open until the next call."""
-        self._drop_passing()
+        self._let_go()
         if not self._looked and not self._look():
             raise StopIteration
         planned = self._looked.popleft()
         self._looked_rows -= len(planned.rows)
         while planned.awaited:
             self._receive()
-        self._open_rest(planned)
         self._passing = planned.passing
+        self._open_rest(planned)
+        self._used = self._reader.table.use(planned.rows.slots)
         return planned.rows
 
     def close(self) -> None:
@@ -224,9 +231,12 @@ class BatchStream:
         close = getattr(blocks, "close", None)
         if close is not None:
             close()
-        self._drop_passing()
+        self._let_go()
 
-    def _drop_passing(self) -> None:
+    def _let_go(self) -> None:
+        """Of what the last batch held open."""
+        self._reader.table.release(self._used)
+        self._used = []
         while self._passing:
             self._reader.table.drop(self._passing.pop())
 
@@ -250,10 +260,10 @@ class BatchStream:
         return True
 
     def _look_by_row(self, planned: _Planned, slot: int, leaf: Leaf) -> None:
-        rows = planned.rows
+        rows, values = planned.rows, self._reader.values(leaf)
         for place in np.flatnonzero(rows.slots == slot).tolist():
             planned.by_row[place] = slot
-            value = (leaf.values or ())[int(rows.rows[place])]
+            value = values[int(rows.rows[place])]
             if leaf.format == "data":
                 planned.values[place] = value
                 continue
@@ -313,8 +323,6 @@ class BatchStream:
                 if error is not None:
                     rows.errors[place] = error
                     rows.slots[place] = -1
-        if table.over_budget:
-            table.close_least_used(set(rows.slots.tolist()))
 
     def _open(self, planned: _Planned, slot: int) -> None:
         reader = self._reader
@@ -326,7 +334,7 @@ class BatchStream:
             while slot in self._requested:
                 self._receive()
             if reader.is_missing(slot):
-                reader.accept(slot, next(iter(reader.store.get_many([leaf.cid], return_exceptions=True))))
+                reader.accept(slot, _one(reader.store, leaf.cid))
         elif not any(at == slot for at in planned.by_row.values()):
             self._look_by_row(planned, slot, leaf.leaf)
             while planned.awaited:
@@ -363,6 +371,13 @@ def _split(reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> Iter
             # Copies, because rows that are read one by one are pointed elsewhere.
             yield Rows(samples[start:end], located.slots[start:end].copy(), located.rows[start:end].copy())
             start = end
+
+
+def _one(store: Blockstore, cid: CID) -> Block | TorchIPFSError:
+    try:
+        return store.get(cid)
+    except TorchIPFSError as error:
+        return error
 
 
 def _value_or_error(cid: CID, block: Block | TorchIPFSError, store: Blockstore) -> Any:

@@ -105,6 +105,7 @@ class ShardTable:
         self._size = 0
         self._budget_bytes = budget_bytes
         self._held: OrderedDict[int, int] = OrderedDict()
+        self._uses: dict[int, int] = {}
         self._held_bytes = 0
         self.open = np.zeros(0, dtype=np.bool_)
         """Which slots have their shard. Shape (slots,)."""
@@ -147,17 +148,35 @@ class ShardTable:
         self.open[slot] = False
         self._free.append(slot)
 
-    @property
-    def over_budget(self) -> bool:
-        return self._held_bytes > self._budget_bytes
+    def use(self, slots: Int64s) -> list[int]:
+        """Keep the shards in ``slots`` open until they are given to :meth:`release`, and close others to keep the budget.
 
-    def close_least_used(self, in_use: set[int]) -> None:
-        """Close shards until the budget is kept, those in slots ``in_use`` last of all, which means not at all."""
-        for slot in in_use & self._held.keys():
-            self._held.move_to_end(slot)
-        while self.over_budget and len(self._held) > len(in_use):
-            slot, held_bytes = self._held.popitem(last=False)
-            self._held_bytes -= held_bytes
+        :param slots: shape (n,); those below 0 are none.
+        :returns: each slot once.
+        """
+        present = np.zeros(len(self.open), dtype=np.bool_)
+        present[slots[slots >= 0]] = True
+        used = np.flatnonzero(present).tolist()
+        for slot in used:
+            self._uses[slot] = self._uses.get(slot, 0) + 1
+        if self._held_bytes > self._budget_bytes:
+            for slot in self._held.keys() & set(used):
+                self._held.move_to_end(slot)
+            self._close_least_used()
+        return used
+
+    def release(self, used: list[int]) -> None:
+        """Let go of what :meth:`use` returned."""
+        for slot in used:
+            self._uses[slot] -= 1
+            if self._uses[slot] == 0:
+                del self._uses[slot]
+
+    def _close_least_used(self) -> None:
+        for slot in [slot for slot in self._held if slot not in self._uses]:
+            if self._held_bytes <= self._budget_bytes:
+                return
+            self._held_bytes -= self._held.pop(slot)
             self.open[slot] = False
             self._columns.set(slot, None)
 

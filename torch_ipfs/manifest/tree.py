@@ -36,7 +36,7 @@ MAX_SAMPLES = 2**48
 """Samples that a root may claim: far above any real dataset, far below where 64-bit arithmetic could overflow."""
 MAX_NODE_BYTES = 128 * 2**20
 """A node that comes as a UnixFS file, such as a JSON list of a million CIDs. Other nodes are bounded by the block size."""
-KEPT_NODE_BYTES = 64 * 2**20
+KEPT_NODE_BYTES = 96 * 2**20
 
 _CONTENTS = ("samples", "data", "shards")
 
