@@ -67,7 +67,7 @@ def test_a_claim_holds_over_processes_until_it_is_let_go_of(tmp_path: Path, read
             until.set()
         assert claims.claim_within(A, DEADLINE_S, never)
         assert claims.claim_within(B, DEADLINE_S, never)
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 20.0
     for multihash in (A, B, C):
         claims.release(multihash)
 
@@ -106,10 +106,10 @@ def test_a_stopped_process_is_waited_for_once(tmp_path: Path, ready: Any, until:
         waits = []
         for multihash in (A, B, A):
             started = time.monotonic()
-            assert not claims.claim_within(multihash, 0.4, never)
+            assert not claims.claim_within(multihash, 1.0, never)
             waits.append(time.monotonic() - started)
-        assert waits[0] >= 0.4
-        assert max(waits[1:]) < 0.2
+        assert waits[0] >= 1.0
+        assert max(waits[1:]) < 0.9
         os.kill(holder.pid, signal.SIGCONT)
         holder.kill()
         assert claims.claim_within(C, 0.4, never)
@@ -142,7 +142,7 @@ def test_holders_that_the_system_does_not_name_are_one(
         assert not claims.claim_within(A, 0.2, never)
         started = time.monotonic()
         assert not claims.claim_within(B, DEADLINE_S, never)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 10.0
 
 
 def test_the_lock_file_may_be_deleted_while_it_is_held(tmp_path: Path, ready: Any, until: Any) -> None:

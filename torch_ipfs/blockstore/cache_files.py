@@ -44,11 +44,13 @@ class CacheEntry:
     multihash_hex: str
 
 
-def write_by_rename(temporary_folder: str, path: str, data: Block) -> os.stat_result:
+def write_by_rename(temporary_folder: str, path: str, data: Block, *, replace: bool = True) -> os.stat_result:
     """Write a file that is complete or not there at all, and tell what it is.
 
     Paths are text here: for a small block, Path objects would take as long as the system calls.
 
+    :param replace: whether it takes the place of a file that is there.
+    :raises FileExistsError: there is one, which stays.
     :raises OSError: it could not be written; nothing is left behind.
     """
     temporary = f"{temporary_folder}/{secrets.token_hex(12)}"
@@ -61,7 +63,8 @@ def write_by_rename(temporary_folder: str, path: str, data: Block) -> os.stat_re
             written += os.write(fd, memoryview(data)[written:])
         now_ns = time.time_ns()  # finer than the kernel's own stamps, which tie within 4 ms
         os.utime(fd, ns=(now_ns, now_ns))
-        os.replace(temporary, path)  # noqa: PTH105 - text
+        if replace or not _link(temporary, path):
+            os.replace(temporary, path)  # noqa: PTH105 - text
         return os.fstat(fd)
     except BaseException:
         with suppress(OSError):
@@ -69,6 +72,21 @@ def write_by_rename(temporary_folder: str, path: str, data: Block) -> os.stat_re
         raise
     finally:
         os.close(fd)
+
+
+def _link(temporary: str, path: str) -> bool:
+    """Give a file its name unless another has it; whether the file system has links to do so with.
+
+    :raises FileExistsError: another file has the name.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    os.unlink(temporary)  # noqa: PTH108 - text
+    return True
 
 
 class CacheFiles:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import secrets
 import struct
+import sys
 import threading
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from dataclasses import dataclass
 from torch_ipfs.blockstore.cache_files import CacheFiles, write_by_rename
 from torch_ipfs.blockstore.single_flight import Claims
 
-LONGEST_JOURNAL_BYTES = 2**20
-"""A longer journal is replaced by one that holds its sum."""
+LONGEST_JOURNAL_BYTES = 2**23
+"""A longer journal, of a million blocks that came or went, is replaced by one that holds its sum."""
 
 _NAME_BYTES = 8
 _DIFFERENCE = struct.Struct("<q")
@@ -92,7 +94,7 @@ class CacheUsage:
             self._claims.release(_RECOUNTING)
 
     def _add(self, difference_bytes: int) -> int:
-        for _ in range(3):  # once more for a journal that was replaced or deleted under our hands
+        for _ in range(3):
             fd = self._open()
             try:
                 if difference_bytes:
@@ -102,6 +104,9 @@ class CacheUsage:
                     break
             finally:
                 os.close(fd)
+            # The journal was replaced or deleted under our hands, with or without what we wrote. Written again, it may
+            # count twice, which is safe for what came and not for what went.
+            difference_bytes = max(0, difference_bytes)
         if self._read.offset > LONGEST_JOURNAL_BYTES and self._claims.claim(_REPLACING):
             try:
                 self._shorten()
@@ -113,31 +118,43 @@ class CacheUsage:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         with suppress(FileNotFoundError):
             return os.open(self._path, flags)
-        self._begin(self._files.count())
+        self._begin(self._files.count(), replace=False)
         return os.open(self._path, flags)
 
-    def _begin(self, total_bytes: int) -> None:
-        """Put a new journal in place, whole from the start."""
+    def _begin(self, total_bytes: int, *, replace: bool) -> None:
+        """Put a new journal in place, whole from the start. Where another has done so meanwhile, that one stays."""
         self._files.make_folders()
         journal = secrets.token_bytes(_NAME_BYTES) + _DIFFERENCE.pack(total_bytes)
-        write_by_rename(self._files.temporary, self._path, journal)
+        with suppress(FileExistsError):
+            write_by_rename(self._files.temporary, self._path, journal, replace=replace)
 
     def _read_on(self, fd: int) -> None:
         name = os.pread(fd, _NAME_BYTES, 0)
         size = os.fstat(fd).st_size
         if size < _NAME_BYTES or (size - _NAME_BYTES) % _DIFFERENCE.size:
-            self._begin(self._files.count())  # a full disk took half of a number; all after it would be read askew
+            self._mend()
             return
         if name != self._read.name or size < self._read.offset:
             self._read = _Read(name, _NAME_BYTES, 0)
         self._read.total_bytes += sum(self._differences(fd, self._read.offset, size))
         self._read.offset = size
 
+    def _mend(self) -> None:
+        """Begin anew: a full disk took half of a number, and all after it would be read askew."""
+        if self._claims.claim(_REPLACING):
+            try:
+                self._begin(self._files.count(), replace=True)
+            finally:
+                self._claims.release(_REPLACING)
+
     @staticmethod
-    def _differences(fd: int, start: int, end: int) -> list[int]:
+    def _differences(fd: int, start: int, end: int) -> array[int]:
         data = os.pread(fd, max(0, end - start), start)
-        whole = len(data) - len(data) % _DIFFERENCE.size
-        return [difference for (difference,) in _DIFFERENCE.iter_unpack(data[:whole])]
+        differences = array("q")
+        differences.frombytes(data[: len(data) - len(data) % _DIFFERENCE.size])
+        if sys.byteorder == "big":
+            differences.byteswap()
+        return differences
 
     def _is_in_place(self, fd: int) -> bool:
         try:
@@ -157,16 +174,18 @@ class CacheUsage:
             os.close(fd)
 
     def _shorten(self) -> None:
-        """Replace the journal by its sum. A difference that is appended to the old one meanwhile is carried over.
+        """Replace the journal by its sum, and carry over what is appended to the old one meanwhile.
 
-        Its writer may notice the new journal and write it there too, so only what came is: too high is safe.
+        Who wrote it may notice, and write what came into the new one too, not what went: too high is safe.
         """
         fd = self._open()
         try:
             self._read_on(fd)
             old = self._read
-            self._begin(old.total_bytes)
+            if old.offset <= LONGEST_JOURNAL_BYTES:
+                return  # another process was here before
+            self._begin(old.total_bytes, replace=True)
             late = self._differences(fd, old.offset, os.fstat(fd).st_size)
         finally:
             os.close(fd)
-        self._add(sum(difference for difference in late if difference > 0))
+        self._add(sum(late))

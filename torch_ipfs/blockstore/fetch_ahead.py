@@ -275,7 +275,7 @@ class FetchThread(Generic[R]):
             if self._closed:
                 self._dropped(request)
             else:
-                self._answered(request, failure)
+                self._hand_on(request, failure)
 
     def _take_all(self, results: Iterator[Block | TorchIPFSError]) -> int:
         """Hand on what the store answers; how many answers there were."""
@@ -286,8 +286,14 @@ class FetchThread(Generic[R]):
             with self._changed:
                 request = self._asked.popleft()
             taken += 1
-            self._answered(request, answer)
+            self._hand_on(request, answer)
         return taken
+
+    def _hand_on(self, request: R, answer: Answer) -> None:
+        try:
+            self._answered(request, answer)
+        except Exception as error:  # noqa: BLE001 - somebody waits for an answer, and gets this
+            self._answered(request, error)
 
     def _next(self) -> CID | None:
         """What the store is to be asked next, if there is anything at present."""
@@ -297,7 +303,12 @@ class FetchThread(Generic[R]):
                 if self._ran_dry:
                     return None
                 request = self._queue.popleft()
-            if self._admit(request):
+            try:
+                is_admitted = self._admit(request)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._answered(request, error)
+                continue
+            if is_admitted:
                 with self._changed:
                     self._asked.append(request)
                 return request.cid
