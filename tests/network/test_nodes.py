@@ -54,6 +54,15 @@ def test_a_daemon_dies_with_the_process_that_started_it(kubo_binary: Path, tmp_p
     assert not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a daemon ends with its tests alone")
+def test_a_daemon_dies_with_its_supervisor(own_kubo_node: KuboNode):
+    own_kubo_node.start()
+    daemon = psutil.Process(own_kubo_node.pid)
+    daemon.parent().kill()
+    psutil.wait_procs([daemon], timeout=10)
+    assert not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_named_kubo_comes_before_a_built_one_and_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("TORCH_IPFS_KUBO", sys.executable)
     assert find_kubo() == Path(sys.executable)
