@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import (
     _BaseDataLoaderIter,
     _MultiProcessingDataLoaderIter,
@@ -166,7 +167,11 @@ class Received:
 def _end_workers(iterator: object) -> None:
     """End the workers of one of torch's iterators now: it would wait for what each is fetching, five seconds at most."""
     if isinstance(iterator, _MultiProcessingDataLoaderIter):
-        for worker in iterator._workers:  # noqa: SLF001 - torch has no public way to end them
+        # torch watches its workers and takes one that ends before its time for a failure, wherever the parent is then.
+        if iterator._worker_pids_set:  # noqa: SLF001 - torch has no public way to end them
+            signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]  # noqa: SLF001
+            iterator._worker_pids_set = False  # noqa: SLF001
+        for worker in iterator._workers:  # noqa: SLF001
             worker.terminate()
         iterator._shutdown_workers()  # noqa: SLF001
 
