@@ -99,8 +99,13 @@ class Subscription:
     def _listen(self, endpoint: Endpoint | None, source: str) -> None:
         if endpoint is None:
             raise no_pubsub(source)
+        command = f"/pubsub/sub?arg={_topic(self.topic)}"
         connection = _connect(endpoint)
-        response = _ask(connection, endpoint, f"/pubsub/sub?arg={_topic(self.topic)}")
+        try:
+            response = _ask(connection, endpoint, command)
+        except BaseException:
+            connection.close()
+            raise
         connected = connection.sock or _socket_of(response)
         connected.settimeout(None)
         arguments = (response, self.topic, self._waiting, self._stopped, endpoint.source)

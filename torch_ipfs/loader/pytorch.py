@@ -19,9 +19,15 @@ def features_and_labels(batch: Any) -> Any:
     numbers; but images in uint8 (two dimensions and more) and complex numbers stay, and labels that are no whole numbers
     are float32. Any other batch as it is.
     """
-    if not isinstance(batch, dict) or batch.keys() != {"features", "labels"}:
+    if not isinstance(batch, dict) or len(batch) != 2 or "features" not in batch or "labels" not in batch:
         return batch
-    return _converted(batch["features"], labels=False), _converted(batch["labels"], labels=True)
+    features, labels = batch["features"], batch["labels"]
+    # Mostly they are that already, and a small batch takes no longer to read than a few calls to torch.
+    if getattr(features, "dtype", None) is not torch.float32:
+        features = _converted(features, labels=False)
+    if getattr(labels, "dtype", None) is not torch.int64:
+        labels = _converted(labels, labels=True)
+    return features, labels
 
 
 def _converted(column: Any, *, labels: bool) -> Any:
