@@ -39,6 +39,10 @@ venv: $(STAMP)  ## make or update .venv
 demo: $(STAMP)  ## pack real data, train from its CID, catch a flipped byte
 	$(BIN)/python examples/demo.py
 
+.PHONY: demo-ddp
+demo-ddp: $(STAMP)  ## two ranks train as one process does: both loss curves, side by side
+	$(BIN)/python examples/ddp.py
+
 .PHONY: test
 test: lint types contracts kubo-where-go  ## everything that CI runs
 	$(BIN)/pytest -n $(PYTEST_WORKERS)
@@ -61,6 +65,10 @@ include tests/kubo/kubo.mk
 .PHONY: bench
 bench: $(STAMP)  ## the benchmarks, whole: about a quarter of an hour on an idle machine
 	$(BIN)/python -m benchmarks.reading --json benchmarks/results/reading.json --chart docs/images/reading.png
+
+.PHONY: soak
+soak: $(STAMP)  ## kill a training process 50 times at random moments, and compare what it has learnt
+	$(BIN)/python -m tests.resume.soak 50
 
 .PHONY: fuzz
 fuzz: $(STAMP)  ## seeded mutations for TORCH_IPFS_FUZZ_SECONDS seconds a target
