@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.codec.strategies import binaries, cid_like, cids, floats, nest, same, says, texts, values
+from torch_ipfs import codec
 from torch_ipfs.codec import cbor_decoder, cbor_encoder, dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.codec.nesting import MAX_DEPTH
@@ -120,6 +121,15 @@ def test_the_one_encoding(value: object, encoded: str) -> None:
 
 class Shouting(str):
     __slots__ = ()
+
+
+@pytest.mark.parametrize("value", [-0.0, [1.5, {"a": [-0.0, 0.0]}], {"l": CID.of(b"x"), "z": -0.0}])
+def test_minus_zero_stays_where_that_is_asked_for(value: Any) -> None:
+    data = dag_cbor.encode(value, minus_zero=True)
+    assert repr(dag_cbor.decode(data, minus_zero=True)) == repr(value)
+    assert repr(codec.decode(CID.of(data, codec="dag-cbor"), data)) == repr(value)
+    with pytest.raises(CodecError, match=r"the float -0\.0"):
+        dag_cbor.decode(data)
 
 
 def test_subclasses_are_written_as_what_they_are() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from torch_ipfs import CID, MemoryBlockstore
 from torch_ipfs.kit import ipfs_kit
@@ -61,8 +62,11 @@ class TestObjects:
         link, data = CID.parse(NOWHERE), b"\0\xff"
         for value, same in (({"/": NOWHERE}, link), ({"/": {"bytes": "AP8"}}, data), ({"/": {"bytes": "AP8="}}, data)):
             assert kit.ipfs.dag_put({"x": value})["cid"] == kit.ipfs.dag_put({"x": same})["cid"]
-        for bad in ({"/": "no cid"}, {"/": 5}, {"/": {"bytes": "!"}}, {"/": {"bytes": "AP8", "more": 1}}):
+        for bad in ({"/": "no cid"}, {"/": {"bytes": "!"}}):
             refused(kit.ipfs.dag_put({"x": bad}), "CodecError")
+        plain: Any
+        for plain in ({"/": 5}, {"/": {"bytes": "AP8", "more": 1}}, {"/": {"deep": [{"/": {}}]}}):
+            assert found(kit.ipfs.dag_get(kit.ipfs.dag_put(plain)["cid"]), "object") == plain
         assert found(kit.ipfs.dag_get(kit.ipfs.dag_put({"/": NOWHERE, "b": 1})["cid"]), "object") == {
             "/": NOWHERE,
             "b": 1,
@@ -83,7 +87,10 @@ class TestObjects:
         for gone in ("nothing", "list/7", "list/x", "next/deep/0/below"):
             assert gone.rsplit("/", 1)[-1] in refused(get(f"{root}/{gone}"), "BlockNotFound")
 
-    @pytest.mark.parametrize("value", [object(), {1: 2}, float("nan"), float("inf"), {"x": {1, 2}}, 2**70])
+    @pytest.mark.parametrize(
+        "value",
+        [object(), {1: 2}, float("nan"), float("inf"), {"x": {1, 2}}, 2**70, torch.ones(2, device="meta"), "\ud800"],
+    )
     def test_what_is_no_object_is_refused(self, kit: ipfs_kit, value: Any) -> None:
         assert refused(kit.ipfs.dag_put(value), "CodecError")
 
@@ -125,6 +132,8 @@ class TestFiles:
         cid = cids.pop()
         assert found(kit.ipfs.cat(cid), "data") == content
         assert found(kit.ipfs.cat(cid, offset=2, length=3), "data") == content[2:5]
+        refused(kit.ipfs.cat(cid, offset=-1), "OptionError")
+        refused(kit.ipfs.cat(cid, length="3"), "OptionError")  # type: ignore[arg-type]
 
     def test_folders_have_paths(self, kit: ipfs_kit, tmp_path: Path) -> None:
         (tmp_path / "a" / "b").mkdir(parents=True)

@@ -22,6 +22,8 @@ _CODECS = {_cid.DAG_CBOR: dag_cbor, _cid.DAG_JSON: dag_json, _cid.DAG_PB: dag_pb
 def decode(cid: CID, data: bytes | bytearray | memoryview) -> Any:
     """The value of the block ``data`` by the codec that ``cid`` names; of a raw block its bytes. Nothing is hashed.
 
+    DAG-CBOR may hold the float -0.0 here, which its spec does not have, but Kubo's ``dag put`` writes.
+
     :raises CodecError: the bytes are not what the codec says, or there is no decoder for it here.
     """
     code = cid.codec
@@ -31,7 +33,7 @@ def decode(cid: CID, data: bytes | bytearray | memoryview) -> Any:
     if codec is None:
         raise CodecError(f"no decoder for codec {cid.codec_name}; there are raw, {_known()}", cid=cid)
     try:
-        return codec.decode(data)
+        return dag_cbor.decode(data, minus_zero=True) if codec is dag_cbor else codec.decode(data)
     except CodecError as error:
         raise CodecError(str(error), cid=cid) from None
 

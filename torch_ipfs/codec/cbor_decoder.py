@@ -21,12 +21,13 @@ _SIMPLE_VALUES = {20: False, 21: True, 22: None}
 _FLOAT_64 = struct.Struct(">d")
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, *, minus_zero: bool = False) -> Any:
     """The value of a whole DAG-CBOR block.
 
+    :param minus_zero: whether it may hold the float -0.0.
     :raises CodecError: it is not canonical, or nests deeper than :data:`torch_ipfs.codec.nesting.MAX_DEPTH`.
     """
-    decoder = _Decoder(data)
+    decoder = _Decoder(data, minus_zero=minus_zero)
     value = decoder.item()
     if decoder.offset != len(data):
         decoder.fail(decoder.offset, f"{len(data) - decoder.offset} bytes follow the value")
@@ -55,10 +56,10 @@ class _Open:
 class _Decoder:
     """A block and how far it is read."""
 
-    __slots__ = ("data", "offset")
+    __slots__ = ("data", "minus_zero", "offset")
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    def __init__(self, data: bytes, *, minus_zero: bool) -> None:
+        self.data, self.minus_zero = data, minus_zero
         self.offset = 0
 
     def fail(self, offset: int, what: str) -> NoReturn:
@@ -187,6 +188,6 @@ class _Decoder:
             names = {23: "undefined", 25: "a float of 16 bits", 26: "a float of 32 bits", 31: "a break"}
             self.fail(start, f"{names.get(minor, f'simple value {minor}')}, which DAG-CBOR does not have")
         value: float = _FLOAT_64.unpack(self._take(start, 8))[0]
-        if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
+        if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0 and not self.minus_zero):
             self.fail(start, f"the float {value}, which DAG-CBOR does not have")
         return value

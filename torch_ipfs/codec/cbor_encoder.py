@@ -23,9 +23,10 @@ _LINK_TAG = b"\xd8\x2a"
 _CONSTANTS = {None: b"\xf6", False: b"\xf4", True: b"\xf5"}
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, minus_zero: bool = False) -> bytes:
     """The one DAG-CBOR form of ``value``.
 
+    :param minus_zero: whether to write -0.0 as it is, and not as 0.0.
     :raises CodecError: it holds what DAG-CBOR does not: another type, NaN, an infinity, an integer over 64 bits, a key that is
         no str, a lone surrogate, or it nests deeper than :data:`torch_ipfs.codec.nesting.MAX_DEPTH`.
     """
@@ -44,7 +45,7 @@ def encode(value: object) -> bytes:
                 out.append(_head(_MAP, len(item)))
                 opened.append(iter(_entries(item.items())))
                 break
-            out.append(_scalar(item))
+            out.append(_scalar(item, minus_zero=minus_zero))
         else:
             opened.pop()
     return b"".join(out)
@@ -61,7 +62,7 @@ def _entries(items: Iterable[tuple[object, object]]) -> list[tuple[bytes, object
     return entries
 
 
-def _scalar(item: object) -> bytes:
+def _scalar(item: object, *, minus_zero: bool) -> bytes:
     if item is None or item is True or item is False:
         return _CONSTANTS[item]
     if isinstance(item, CID):
@@ -74,7 +75,7 @@ def _scalar(item: object) -> bytes:
     if isinstance(item, float):
         if not math.isfinite(item):
             raise CodecError(f"DAG-CBOR has no {item}")
-        return _FLOAT_64.pack(0xFB, item + 0.0)  # -0.0 is written as 0.0, as the spec has it
+        return _FLOAT_64.pack(0xFB, item if minus_zero else item + 0.0)
     if isinstance(item, (bytes, bytearray, memoryview)):
         data = bytes(item)  # first: a memoryview's length is in its own items
         return _head(_BYTES, len(data)) + data

@@ -99,9 +99,13 @@ class CID:
 
         :raises CodecError: it is none. For ``/ipfs/CID/path`` see :mod:`torch_ipfs.unixfs`.
         """
-        if len(text) == 46 and text.startswith("Qm"):
-            return cls.from_bytes(multibase.decode_base58btc(text))
-        binary = multibase.decode(text)
+        is_v0 = len(text) == 46 and text.startswith("Qm")
+        try:
+            binary = multibase.decode_base58btc(text) if is_v0 else multibase.decode(text)
+        except CodecError as error:
+            raise CodecError(f"not a CID: {error.reason}") from None
+        if is_v0:
+            return cls.from_bytes(binary)
         if binary[:1] != b"\x01":
             raise CodecError(f"not a CIDv1, though written with a multibase prefix: {text[:80]!r}")
         return cls.from_bytes(binary)

@@ -2,7 +2,7 @@
 
 Values are None, bool, int, float, str, bytes, list, dict with str keys, and CID. ``decode`` accepts what ``encode`` makes and
 nothing else, so ``encode(decode(data)) == data``. (-0.0 is encoded as 0.0 and refused on decoding, as the spec has it since
-July 2026.)
+July 2026. Kubo writes and reads it, so both can be told to do the same.)
 
 libipld does the work where it does it right. It has no type of its own for links: it decodes them as bytes and encodes bytes
 that look like a CID as links. So a link is told from bytes by encoding again: what libipld made of a block encodes to that
@@ -25,27 +25,28 @@ _LINK_BEGINS = re.compile(rb"\xd8\x2a(?:[\x40-\x57]|\x58.|\x59..|\x5a....|\x5b..
 _LARGE_BYTES = 2**16
 
 
-def decode(data: bytes | bytearray | memoryview) -> Any:
+def decode(data: bytes | bytearray | memoryview, *, minus_zero: bool = False) -> Any:
     """The value of a block.
 
+    :param minus_zero: whether it may hold the float -0.0, as blocks of Kubo's do.
     :raises CodecError: it is not canonical DAG-CBOR (the message names what and at which byte), or nests deeper than
         :data:`torch_ipfs.codec.nesting.MAX_DEPTH`.
     """
     data = bytes(data)
     links = cbor_tokens.has_links(data)
     if links is None or not nesting.native_recursion_is_safe():
-        return cbor_decoder.decode(data)
+        return cbor_decoder.decode(data, minus_zero=minus_zero)
     try:
         value = _native(data)
         if len(data) > nesting.MAX_DEPTH and nesting.is_deep_plain(value):
-            return cbor_decoder.decode(data)
+            return cbor_decoder.decode(data, minus_zero=minus_zero)
         if not links:
             return value
         if libipld.encode_dag_cbor(value) == data:
             return _with_links(value)
     except (ValueError, RecursionError):  # a CodecError of _with_links is a ValueError too
         pass
-    return cbor_decoder.decode(data)
+    return cbor_decoder.decode(data, minus_zero=minus_zero)
 
 
 def _native(data: bytes) -> Any:
@@ -61,13 +62,14 @@ def _native(data: bytes) -> Any:
         gc.enable()
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, minus_zero: bool = False) -> bytes:
     """The one encoding of ``value``; a tuple is encoded as a list, bytearray and memoryview as bytes.
 
+    :param minus_zero: whether to write -0.0 as it is, as Kubo does, and not as 0.0.
     :raises CodecError: it holds what DAG-CBOR does not, or nests deeper than :data:`torch_ipfs.codec.nesting.MAX_DEPTH`.
     """
-    if not nesting.native_recursion_is_safe():
-        return cbor_encoder.encode(value)
+    if minus_zero or not nesting.native_recursion_is_safe():
+        return cbor_encoder.encode(value, minus_zero=minus_zero)
     try:
         data = libipld.encode_dag_cbor(value)
     except (ValueError, RecursionError):  # also for a CID, which it does not know

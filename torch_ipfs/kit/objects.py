@@ -21,26 +21,33 @@ def to_ipld(value: Any, depth: int = MAX_DEPTH) -> Any:
     """``value`` as IPLD's data model: as Kubo's ``dag put`` reads its JSON, ``{"/": "CID"}`` is a link and
     ``{"/": {"bytes": "base64"}}`` are bytes (DAG-JSON). Arrays and tensors become lists, as ``tolist`` makes them.
 
-    :raises CodecError: it nests too deep, or a map that reads like a link or bytes is none.
+    :raises CodecError: it nests too deep, an array cannot become a list, or what is written as a link or bytes is none.
     """
     if depth < 0:
         raise CodecError(f"the object nests deeper than {MAX_DEPTH} lists and maps")
     if isinstance(value, Mapping):
         if len(value) == 1 and "/" in value:
-            return _reserved(value["/"])
+            return _reserved(value["/"], depth - 1)
         return {key: to_ipld(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_ipld(item, depth - 1) for item in value]
     tolist = None if isinstance(value, memoryview) else getattr(value, "tolist", None)
-    return to_ipld(tolist(), depth - 1) if callable(tolist) else value
+    if not callable(tolist):
+        return value
+    try:
+        values = tolist()
+    except Exception as error:
+        raise CodecError(f"a {type(value).__name__} that cannot become a list: {error}") from error
+    return to_ipld(values, depth - 1)
 
 
-def _reserved(value: Any) -> CID | bytes:
+def _reserved(value: Any, depth: int) -> Any:
+    """What ``{"/": value}`` is: a link, bytes, or, as Kubo has it, a map like any other."""
     if isinstance(value, CID | str):
         return value if isinstance(value, CID) else CID.parse(value)
     text = value.get("bytes") if isinstance(value, Mapping) and len(value) == 1 else None
     if not isinstance(text, str):
-        raise CodecError('a map with the one key "/" is a link, {"/": "CID"}, or bytes, {"/": {"bytes": "base64"}}')
+        return {"/": to_ipld(value, depth)}
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except binascii.Error as error:

@@ -46,7 +46,7 @@ class IPFSOperations:
         :returns: ``cid``; of a master ``pinned``.
         """
         self._node.check_may_write("dag_put")
-        return self._put_block(codec.dag_cbor.encode(to_ipld(obj)), "dag-cbor")
+        return self._put_block(codec.dag_cbor.encode(to_ipld(obj), minus_zero=True), "dag-cbor")
 
     @answers
     def dag_get(self, cid: CID | str) -> Result:
@@ -76,6 +76,9 @@ class IPFSOperations:
         :param cid: its CID, or a path through directories and objects.
         :returns: ``data``.
         """
+        for name, number in (("offset", offset), ("length", 0 if length is None else length)):
+            if not isinstance(number, int) or number < 0:
+                raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r:.80}")
         found = unixfs.resolve(self._node.store, _path(cid))
         if offset == 0 and length is None:
             return {"cid": str(found), "data": bytes(unixfs.read(self._node.store, found))}
