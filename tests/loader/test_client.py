@@ -219,10 +219,18 @@ class TestDagGet:
 
     def test_one_that_pickles_is_copied_for_workers(self) -> None:
         client = fake()
-        loader = loader_of(client, "QmDatasetCID", prefetch=2)
-        before = len(client.asked)
+        client.objects["QmLast"] = {"samples": [client.objects["QmDatasetCID"]["samples"][-1]]}
+        client.objects["QmFirst"] = {"samples": client.objects["QmDatasetCID"]["samples"][:-1]}
+        client.objects["root"] = {"shards": [{"cid": "QmFirst", "count": N - 1}, {"cid": "QmLast", "count": 1}]}
+        assert sorted(labels(loader_of(client, "root", prefetch=2))) == list(range(N))
+        assert f"QmSample{N - 1}CID" not in client.asked
+
+    @pytest.mark.parametrize("prefetch", [0, 2])
+    def test_no_sample_is_asked_for_twice_to_find_the_schema(self, prefetch: int) -> None:
+        client = fake()
+        loader = loader_of(client, "QmDatasetCID", prefetch=prefetch, num_workers=2)
         assert sorted(labels(loader)) == list(range(N))
-        assert len(client.asked) == before
+        assert sorted(client.asked) == sorted(["QmDatasetCID", *client.objects["QmDatasetCID"]["samples"]])
 
     def test_shards_by_name(self) -> None:
         client = fake()

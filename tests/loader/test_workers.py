@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -159,6 +162,28 @@ def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
     del running
     assert eventually(lambda: not workers())
     assert time.monotonic() - started < 4
+
+
+ENDS = """
+import sys
+from torch_ipfs.loader import IPFSDataLoader
+loader = IPFSDataLoader(sys.argv[1], batch_size=2, num_workers=2)
+assert loader.load_dataset(sys.argv[2])["success"]
+next(loader)
+"""
+
+
+def test_a_program_that_ends_in_the_middle_says_nothing_of_it(tmp_path: Path) -> None:
+    cid = torch_ipfs.write_dataset(samples(N), tmp_path / "a.car")
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ENDS, str(tmp_path / "a.car"), str(cid)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 def test_a_consumer_that_dawdles_gets_everything(no_leaks: None) -> None:

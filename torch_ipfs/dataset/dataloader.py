@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +73,8 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         if not self.num_workers and not self.pin_memory:
             # torch's iterator in one process costs as much as reading a small batch.
             return iter(self.dataset)
+        if self.num_workers:
+            _ = self.dataset.schema  # where samples must be read to find it, once here, not once in every worker
         latest = None if self._latest is None else self._latest()
         if self.persistent_workers and latest is not None and not latest.closed:
             # The persistent workers are in the middle of a pass that somebody still holds.
@@ -236,7 +239,8 @@ class Receiving:
         _end_workers(outputs)
 
     def __del__(self) -> None:
-        if _end_workers is not None:  # as it is when the interpreter goes down; torch ends workers there itself
+        # When the interpreter goes down, modules are half gone; torch ends workers there itself.
+        if sys is not None and not sys.is_finalizing():
             self.close()
 
     def _end(self) -> None:

@@ -25,6 +25,9 @@ BROKEN = (BlockError, CodecError, ManifestError)
 INFERENCE_SAMPLES = 1024
 """Linked samples that are read to find the schema of a dataset that does not carry one."""
 
+_KEPT_BYTES = 2**24
+"""How many bytes of these are kept until they are read as samples."""
+
 
 def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema) -> tuple[Shard, int]:
     """A packed shard from its block, and how many bytes of it are held outside of mapped files.
@@ -111,9 +114,10 @@ def link_of(value: Any, sample: int, cid: CID) -> CID | TorchIPFSError:
         return ManifestError(f"sample {sample} is linked as {value!r:.100}, which is no CID: {error.reason}", cid=cid)
 
 
-def dataset_schema(manifest: Manifest, store: Blockstore) -> Schema:
+def dataset_schema(manifest: Manifest, store: Blockstore, read: dict[CID, Block] | None = None) -> Schema:
     """The schema of the root; of a root without one, what the first shard holds.
 
+    :param read: is given the blocks of linked samples that were read for it, so that none has to be asked for twice.
     :raises ManifestError: there is none, and nothing readable to find it from.
     """
     if manifest.schema is not None:
@@ -126,7 +130,7 @@ def dataset_schema(manifest: Manifest, store: Blockstore) -> Schema:
         return unpack(block, leaf.cid).schema
     values: Sequence[Any] = leaf.values or ()
     if leaf.format == "samples":
-        values = _first_linked(leaf, store)
+        values = _first_linked(leaf, store, {} if read is None else read)
     return infer_schema(values)
 
 
@@ -137,15 +141,19 @@ def first_leaf(manifest: Manifest) -> Leaf | None:
     return manifest.locate(np.zeros(1, dtype=np.int64))[0][0]
 
 
-def _first_linked(leaf: Leaf, store: Blockstore) -> list[Any]:
+def _first_linked(leaf: Leaf, store: Blockstore, read: dict[CID, Block]) -> list[Any]:
     links = [link_of(link, leaf.first + i, leaf.cid) for i, link in enumerate((leaf.values or ())[:INFERENCE_SAMPLES])]
     cids = [link for link in links if isinstance(link, CID)]
     values, errors = [], [link for link in links if isinstance(link, TorchIPFSError)]
+    read_bytes = 0
     for cid, block in zip(cids, store.get_many(cids, return_exceptions=True), strict=True):
         try:
             if isinstance(block, TorchIPFSError):
                 raise block
             values.append(sample_value(cid, block, store))
+            read_bytes += len(block)
+            if read_bytes <= _KEPT_BYTES:
+                read[cid] = block
         except BROKEN as error:
             errors.append(error)
     if not values:

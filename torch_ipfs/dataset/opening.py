@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch_ipfs.blockstore import open_blockstore
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
@@ -32,6 +33,17 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(columns)
 
 
+@dataclass(slots=True)
+class _Found:
+    """The schema of a dataset, and the blocks of linked samples that were read to find it."""
+
+    schema: Schema | None = None
+    blocks: dict[CID, Block] = field(default_factory=dict)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        return None, {"schema": self.schema, "blocks": {}}
+
+
 class Opening:
     """A root, where its blocks are, and which fields are wanted."""
 
@@ -43,7 +55,7 @@ class Opening:
         self._columns = columns
         self._store: Blockstore | None = None
         self._manifest: tuple[int, Manifest] | None = None
-        self._schema: Schema | None = None
+        self._found = _Found()
         self._reader: tuple[int, Reader] | None = None
 
     @property
@@ -70,9 +82,9 @@ class Opening:
     @property
     def schema(self) -> Schema:
         """The dataset's schema. Where samples had to be read for it they are read once: processes started later know it."""
-        if self._schema is None:
-            self._schema = dataset_schema(self.manifest, self.store)
-        return self._schema
+        if self._found.schema is None:
+            self._found.schema = dataset_schema(self.manifest, self.store, self._found.blocks)
+        return self._found.schema
 
     @property
     def selected_schema(self) -> Schema:
@@ -84,7 +96,9 @@ class Opening:
         """This process's reader. What a parent process had open is not carried on in a fork of it: its locks may be held."""
         pid = os.getpid()
         if self._reader is None or self._reader[0] != pid:
-            self._reader = pid, Reader(self.store, self.manifest, self.schema, self._columns)
+            reader = Reader(self.store, self.manifest, self.schema, self._columns)
+            reader.known_blocks = dict(self._found.blocks)
+            self._reader = pid, reader
         return self._reader[1]
 
     def beside(self, schema: Schema | None = None) -> Opening:
@@ -94,7 +108,7 @@ class Opening:
         """
         other = Opening(self.root, self.store, self._columns)
         other._manifest = self._manifest
-        other._schema = self._schema if schema is None else schema
+        other._found = self._found if schema is None else _Found(schema)
         return other
 
     def __getstate__(self) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Reader:
         self.table = ShardTable(self.schema.select(columns))
         self._leaves: dict[int, Leaf | _ByRow] = {}
         self._broken: dict[int, TorchIPFSError] = {}
+        self.known_blocks: dict[CID, Block] = {}
+        """Blocks of linked samples that were read before the first pass; each is used once."""
         self.counters: Int64s = np.zeros(3, dtype=np.int64)
 
     @property
@@ -268,10 +270,13 @@ class BatchStream:
                 planned.values[place] = value
                 continue
             link = link_of(value, int(rows.samples[place]), leaf.cid)
-            if isinstance(link, CID):
+            if not isinstance(link, CID):
+                planned.values[place] = link
+            elif (known := self._reader.known_blocks.pop(link, None)) is None:
                 self._request(planned, place, link, True)
             else:
-                planned.values[place] = link
+                self._reader.counters[BLOCKS] += 1
+                planned.values[place] = _value_or_error(link, known, self._reader.store)
 
     def _request(self, planned: _Planned, key: int, cid: CID, linked: bool) -> None:
         planned.awaited += 1

@@ -135,7 +135,8 @@ class IPFSDataLoader:
             dataset = self._open(dataset_cid)
         except Exception as error:  # noqa: BLE001 - the store may be the caller's, and raise anything
             result = failed("load_dataset", error, dataset_cid=name)
-            result["error"] = self._readable(result["error"])
+            said = self._readable(result["error"])
+            result["error"] = said if name and name in said else f"{name!r} cannot be loaded: {said}"
             with self._lock:
                 self._unload(f"load_dataset({name!r}) failed: {result['error']}")
             return result
