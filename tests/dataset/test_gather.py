@@ -61,7 +61,7 @@ def test_parts_are_the_rows_asked_for(field: Field, data: st.DataObject) -> None
         wanted = data.draw(st.lists(slot_rows, min_size=1, max_size=50))
     batch_rows = data.draw(st.integers(1, 60))
     slots, rows = (np.array(part, dtype=np.int64) for part in zip(*wanted, strict=True))
-    parts = gather.parts(Picked.of(slots, rows), batch_rows)
+    parts = gather.parts(Picked.of(slots, rows, batch_rows))
     assert [len(part) for part in parts] == [
         min(batch_rows, len(wanted) - at) for at in range(0, len(wanted), batch_rows)
     ]
@@ -82,6 +82,9 @@ def test_what_no_shard_holds_is_refused(field: Field, slot: int, row: int) -> No
     gather.set(0, shard(field, 5, 0))
     gather.set(1, shard(field, 5, 1))
     gather.set(1, None)
-    for picked in (Picked.of(np.array([slot]), np.array([row])), Picked.of(np.array([0, slot]), np.array([1, row]))):
+    for picked in (
+        Picked.of(np.array([slot]), np.array([row]), 8),
+        Picked.of(np.array([0, slot]), np.array([1, row]), 8),
+    ):
         with pytest.raises(IndexError):
-            gather.parts(picked, 8)
+            gather.parts(picked)

@@ -39,6 +39,13 @@ def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
     return tensor.view(_REINTERPRETED[dtype])
 
 
+def to_tensors(arrays: list[npt.NDArray[Any]], dtype: str) -> list[torch.Tensor]:
+    """:func:`to_tensor` of each of ``arrays``."""
+    if dtype in _AS_NUMPY:
+        return list(map(torch.from_numpy, arrays))
+    return [to_tensor(array, dtype) for array in arrays]
+
+
 def to_torch(value: Any, field: Field) -> Any:
     """A value of an object column as a sample gives it: arrays become tensors, wherever in lists and maps they are."""
     if value is None or field.dtype in ("text", "bytes", "link", "null", "any"):

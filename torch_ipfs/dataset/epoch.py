@@ -83,7 +83,7 @@ class Step:
 class EpochShare:
     """The steps of one reader in order.
 
-    :param group: steps that are read together; more than 1 only for steps of one sample each.
+    :param group: steps that are read together. It is grown into, so that the first step waits for no other.
     """
 
     def __init__(
@@ -107,10 +107,14 @@ class EpochShare:
         self._given_out = 0
 
     def _plan(self, partition: Partition, topology: Topology) -> Iterator[tuple[Int64s, Iterable[int]]]:
+        group = 1
         for steps, positions in partition.runs(topology, _RUN_POSITIONS):
-            length = len(positions) // len(steps) * self._group
-            whole, rest = divmod(len(positions), length) if length else (0, 0)
-            yield self._order.samples(positions), [length] * whole + [rest] * (rest > 0)
+            lengths, left, step_rows = [], len(positions), len(positions) // len(steps)
+            while left:
+                lengths.append(min(group * step_rows, left))
+                left -= lengths[-1]
+                group = min(2 * group, self._group)
+            yield self._order.samples(positions), lengths
 
     def __iter__(self) -> EpochShare:
         return self

@@ -12,9 +12,8 @@ the arrays' lengths, and a slot that is let go of is marked so before its array 
 from __future__ import annotations
 
 import functools
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,36 +49,63 @@ def _rows_at_every_address(row_bytes: int) -> npt.NDArray[np.void]:
     return np.asarray(_AddressSpace(row_bytes))
 
 
+Run = tuple[int, int, int]
+"""A slot, and the rows of its shard from the first to before the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """Rows of open shards.
+    """Rows of open shards: those of several batches, end to end.
 
     :param slots: the shards' slots, shape (n,).
     :param rows: rows in them, shape (n,).
-    :param runs: where most rows follow each other in one shard: the places at which such runs begin, and n.
+    :param batch_rows: rows of a batch; the last one has fewer where it must.
+    :param runs: where most rows follow each other in one shard: what of which shards makes up each batch.
     """
 
     slots: Int64s
     rows: Int64s
-    runs: list[int] | None
+    batch_rows: int
+    runs: list[list[Run]] | None
 
     @classmethod
-    def of(cls, slots: Int64s, rows: Int64s) -> Picked:
-        breaks = np.flatnonzero((rows[1:] != rows[:-1] + 1) | (slots[1:] != slots[:-1])) + 1
-        few = len(breaks) * _ROWS_WORTH_A_SLICE < len(rows)
-        return cls(slots, rows, [0, *breaks.tolist(), len(rows)] if few else None)
+    def of(cls, slots: Int64s, rows: Int64s, batch_rows: int) -> Picked:
+        begins = np.ones(len(rows), dtype=np.bool_)
+        np.not_equal(rows[1:], rows[:-1] + 1, out=begins[1:])
+        begins[1:] |= slots[1:] != slots[:-1]
+        few = np.count_nonzero(begins) * _ROWS_WORTH_A_SLICE < len(rows)
+        return cls(slots, rows, batch_rows, _runs(slots, rows, batch_rows, begins) if few else None)
 
-    def runs_between(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(slot, first row, rows) of what follows each other at places ``start`` to ``end``; else row by row."""
-        if self.runs is None:
-            for place in range(start, end):
-                yield int(self.slots[place]), int(self.rows[place]), 1
-            return
-        run = bisect_right(self.runs, start)
-        while start < end:
-            stop = min(self.runs[run], end)
-            yield int(self.slots[start]), int(self.rows[start]), stop - start
-            start, run = stop, run + 1
+    @property
+    def num_batches(self) -> int:
+        return -(-len(self.rows) // self.batch_rows)
+
+    def part(self, batches: range) -> Picked:
+        """Some of the batches."""
+        start, end = batches.start * self.batch_rows, batches.stop * self.batch_rows
+        runs = None if self.runs is None else self.runs[batches.start : batches.stop]
+        return Picked(self.slots[start:end], self.rows[start:end], self.batch_rows, runs)
+
+    def as_runs(self) -> list[list[Run]]:
+        """What makes up each batch, if need be row by row."""
+        if self.runs is not None:
+            return self.runs
+        each = list(zip(self.slots.tolist(), self.rows.tolist(), (self.rows + 1).tolist(), strict=True))
+        return [each[start : start + self.batch_rows] for start in range(0, len(each), self.batch_rows)]
+
+
+def _runs(slots: Int64s, rows: Int64s, batch_rows: int, begins: npt.NDArray[np.bool_]) -> list[list[Run]]:
+    """For each batch the runs that it is made of.
+
+    :param begins: whether a row does not follow the one before it. Changed.
+    """
+    begins[::batch_rows] = True
+    starts = np.flatnonzero(begins)
+    first_rows = rows[starts]
+    ends = first_rows + np.append(starts[1:], len(rows)) - starts
+    runs = list(zip(slots[starts].tolist(), first_rows.tolist(), ends.tolist(), strict=True))
+    bounds = [*np.searchsorted(starts, np.arange(0, len(rows), batch_rows)).tolist(), len(runs)]
+    return [runs[first:last] for first, last in pairwise(bounds)]
 
 
 class Gather:
@@ -93,7 +119,8 @@ class Gather:
         self._dtype = storage.base
         self._shape = (*(size or 0 for size in field.shape), *storage.shape)
         self._row_bytes = field.row_bytes
-        self._arrays: list[npt.NDArray[Any] | None] = []
+        self._arrays: list[Any] = []
+        self._lengths: list[int] = []
         self._address = np.zeros(0, dtype=np.int64)
         self._num_rows = np.zeros(0, dtype=np.int64)
 
@@ -102,42 +129,50 @@ class Gather:
         if slot >= len(self._arrays):
             more = max(64, slot + 1 - len(self._arrays), len(self._arrays))
             self._arrays += [None] * more
+            self._lengths += [0] * more
             self._address = np.append(self._address, np.zeros(more, dtype=np.int64))
             self._num_rows = np.append(self._num_rows, np.zeros(more, dtype=np.int64))
-        self._num_rows[slot] = 0 if array is None else len(array)
+        self._lengths[slot] = self._num_rows[slot] = 0 if array is None else len(array)
         self._address[slot] = 0 if array is None else array.__array_interface__["data"][0] - _NULL_PAGE_BYTES
         self._arrays[slot] = array
 
-    def parts(self, picked: Picked, batch_rows: int) -> list[npt.NDArray[Any]]:
-        """The rows picked, in parts of ``batch_rows`` and a shorter last one, ``(n, *shape)``, each in memory of its own."""
-        self._check(picked)
-        starts = range(0, len(picked.rows), batch_rows)
-        if picked.runs is not None or not 0 < self._row_bytes <= _MAX_ADDRESSED_ROW_BYTES:
-            ends = [*starts[1:], len(picked.rows)]
-            return [self._copied(picked, start, end) for start, end in zip(starts, ends, strict=True)]
-        addresses = picked.rows * self._row_bytes
-        addresses += self._address[picked.slots]
-        memory, dtype, shape = _rows_at_every_address(self._row_bytes), self._dtype, (-1, *self._shape)
-        return [memory[addresses[at : at + batch_rows]].view(dtype).reshape(shape) for at in starts]
+    def parts(self, picked: Picked) -> list[npt.NDArray[Any]]:
+        """The rows picked, an array ``(n, *shape)`` a batch, each in memory of its own.
 
-    def _copied(self, picked: Picked, start: int, end: int) -> npt.NDArray[Any]:
-        """The rows at places ``start`` to ``end``, run by run."""
-        pieces = list(picked.runs_between(start, end))
-        if len(pieces) == 1:
-            [(slot, row, length)] = pieces
-            return self._open(slot)[row : row + length].copy()
-        out, at = np.empty((end - start, *self._shape), self._dtype), 0
-        for slot, row, length in pieces:
-            out[at : at + length] = self._open(slot)[row : row + length]
-            at += length
+        :raises IndexError: a row lies outside of its shard.
+        """
+        if picked.runs is not None or not 0 < self._row_bytes <= _MAX_ADDRESSED_ROW_BYTES:
+            return [self._copied(runs) for runs in picked.as_runs()]
+        addresses = self._addresses(picked)
+        memory, dtype, shape = _rows_at_every_address(self._row_bytes), self._dtype, (-1, *self._shape)
+        starts = range(0, len(addresses), picked.batch_rows)
+        return [memory[addresses[at : at + picked.batch_rows]].view(dtype).reshape(shape) for at in starts]
+
+    def _addresses(self, picked: Picked) -> Int64s:
+        """Where in memory each row lies, less the null page."""
+        rows, slots = picked.rows, picked.slots
+        # Seen as unsigned, a row below 0 is beyond every shard's end.
+        if (rows.view(np.uint64) >= self._num_rows[slots].view(np.uint64)).any():
+            raise _outside()
+        addresses = rows * self._row_bytes
+        addresses += self._address[slots]
+        return addresses
+
+    def _copied(self, runs: list[Run]) -> npt.NDArray[Any]:
+        """Those runs, one after the other."""
+        arrays, lengths = self._arrays, self._lengths
+        for slot, row, end in runs:
+            if row < 0 or end > lengths[slot]:
+                raise _outside()
+        if len(runs) == 1:
+            [(slot, row, end)] = runs
+            copied: npt.NDArray[Any] = arrays[slot][row:end].copy()
+            return copied
+        out, at = np.empty((sum([end - row for _, row, end in runs]), *self._shape), self._dtype), 0
+        for slot, row, end in runs:
+            out[at : (at := at + end - row)] = arrays[slot][row:end]
         return out
 
-    def _open(self, slot: int) -> npt.NDArray[Any]:
-        array = self._arrays[slot]
-        assert array is not None
-        return array
 
-    def _check(self, picked: Picked) -> None:
-        rows = picked.rows
-        if len(rows) and (bool((rows >= self._num_rows[picked.slots]).any()) or int(rows.min()) < 0):
-            raise IndexError("a row lies outside of its shard")
+def _outside() -> IndexError:
+    return IndexError("a row lies outside of its shard")

@@ -32,8 +32,9 @@ from torch_ipfs.plan.topology import Topology
 
 Transform = Callable[[Any], Any]
 
-_GROUP_ROWS = 4096
+_GROUP_ROWS = 8192
 _GROUP_BYTES = 2**20
+_GROUP_OF_BATCHES_BYTES = 2**23
 _LINKED_GROUP_ROWS = 32
 
 
@@ -244,7 +245,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
         """Steps read together: what is gathered at once is split up for less than gathering it piece by piece costs."""
         if self.batch_size is not None and (self.transform is not None or self.collate_fn is not None):
             return 1
-        rows = min(_GROUP_ROWS, max(1, _GROUP_BYTES // reader.row_bytes))
+        group_bytes = _GROUP_BYTES if self.batch_size is None else _GROUP_OF_BATCHES_BYTES
+        rows = min(_GROUP_ROWS, max(1, group_bytes // reader.row_bytes))
         if reader.is_linked:
             # Nothing is given out before all of a group has come over the network.
             rows = min(rows, _LINKED_GROUP_ROWS)

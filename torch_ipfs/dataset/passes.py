@@ -84,6 +84,7 @@ class Pass:
     def __init__(self, share: EpochShare, given: Given, progress: Progress, *, outputs: bool) -> None:
         self._share, self._given, self._progress, self._gives_outputs = share, given, progress, outputs
         self._batches: list[Any] = []
+        self._more_batches: Iterator[list[Any]] = iter(())
         self._outputs: Iterator[Output] = iter(())
         self._skipped = Skipped()
         self._any = False
@@ -121,7 +122,7 @@ class Pass:
         try:
             output = next(self._outputs, None)
             if output is None:
-                self._read()
+                self._gather()
         except StopIteration:
             self._end()
             raise
@@ -146,7 +147,17 @@ class Pass:
         """The pass ends here, and its state stands here: going on would leave out, in silence, what has failed."""
         self._error = error
         self._batches.clear()
+        self._more_batches = iter(())
         self._share.close()
+
+    def _gather(self) -> None:
+        """Have the next batches, if need be of what has yet to be read."""
+        batches = next(self._more_batches, None)
+        if batches is None:
+            self._read()
+        else:
+            batches.reverse()
+            self._batches = batches
 
     def _read(self) -> None:
         """Read the next step, or as many as are read together."""
@@ -156,8 +167,7 @@ class Pass:
         elif step.errors or given.by_sample:
             self._outputs = _batches_one_by_one(self._share, given, step, given.batch_size)
         else:
-            self._batches = self._share.reader.batches(step.rows, given.batch_size)
-            self._batches.reverse()
+            self._more_batches = self._share.reader.batches(step.rows, given.batch_size)
             self._any = True
 
     def _end(self) -> None:

@@ -37,6 +37,8 @@ from torch_ipfs.manifest.tree import Leaf, Manifest
 Int64s = npt.NDArray[np.int64]
 
 _TYPICAL_SHARD_BYTES = 2**20
+_GATHERED_BYTES = 2**20
+"""Rows of small batches that are copied together: what a core's own cache holds."""
 _LOOKAHEAD_ROWS = 65_536
 """How far the plan is looked through for blocks to ask for; the store bounds what is in flight."""
 
@@ -176,12 +178,16 @@ class Reader:
 
     def batch(self, rows: Rows) -> Batch:
         """The values of ``rows``, all of which could be had, as one batch."""
-        return self.batches(rows, max(1, len(rows)))[0] if len(rows) else {}
+        return next(self.batches(rows, max(1, len(rows))))[0] if len(rows) else {}
 
-    def batches(self, rows: Rows, batch_rows: int) -> list[Batch]:
-        """The values of ``rows``, all of which could be had, as batches of ``batch_rows`` and a shorter last one."""
-        self.counters[SAMPLES] += len(rows)
-        return self.table.batches(rows.slots, rows.rows, batch_rows)
+    def batches(self, rows: Rows, batch_rows: int) -> Iterator[list[Batch]]:
+        """The values of ``rows``, all of which could be had, as batches of ``batch_rows`` and a shorter last one. Small ones
+        come several at a time.
+        """
+        at_once = max(1, _GATHERED_BYTES // (self.row_bytes * batch_rows))
+        for made in self.table.batches(rows.slots, rows.rows, batch_rows, at_once=at_once):
+            self.counters[SAMPLES] += min(len(made) * batch_rows, len(rows))
+            yield made
 
     def forget_broken(self) -> None:
         """Try again, from now on, what could not be had: a new epoch may find it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.dataset.collate import Batch, maps_of, to_tensor, to_torch
+from torch_ipfs.dataset.collate import Batch, maps_of, to_tensors, to_torch
 from torch_ipfs.dataset.gather import Gather, Picked
 from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Shard, StructColumn
 from torch_ipfs.manifest.schema import Field, Schema
@@ -34,9 +35,9 @@ class _Objects:
         else:
             self._columns[slot] = column
 
-    def parts(self, picked: Picked, batch_rows: int) -> list[list[Any]]:
+    def parts(self, picked: Picked) -> list[list[Any]]:
         values = self._values(picked.slots, picked.rows)
-        return [values[at : at + batch_rows] for at in range(0, len(values), batch_rows)]
+        return [values[at : at + picked.batch_rows] for at in range(0, len(values), picked.batch_rows)]
 
     def _values(self, slots: Int64s, rows: Int64s) -> list[Any]:
         out: list[Any] = [None] * len(rows)
@@ -64,16 +65,16 @@ class _Columns:
             else:
                 over_slots.set(slot, None if column is None else _as(StructColumn, column).columns)
 
-    def parts(self, picked: Picked, batch_rows: int) -> list[Batch]:
-        """The rows picked as batches of ``batch_rows``, the last one shorter where it must be."""
+    def parts(self, picked: Picked) -> list[Batch]:
+        """The rows picked as batches."""
         columns: dict[str, list[Any]] = {}
         for name, field in self._fields:
             over_slots = self._columns[name]
             if isinstance(over_slots, Gather):
-                columns[name] = [to_tensor(part, field.dtype) for part in over_slots.parts(picked, batch_rows)]
+                columns[name] = to_tensors(over_slots.parts(picked), field.dtype)
             else:
-                columns[name] = list(over_slots.parts(picked, batch_rows))
-        return maps_of(columns, -(-len(picked.rows) // batch_rows))
+                columns[name] = list(over_slots.parts(picked))
+        return maps_of(columns, picked.num_batches)
 
 
 def _over_slots(field: Field) -> Gather | _Objects | _Columns:
@@ -180,9 +181,14 @@ class ShardTable:
             self.open[slot] = False
             self._columns.set(slot, None)
 
-    def batches(self, slots: Int64s, rows: Int64s, batch_rows: int) -> list[Batch]:
-        """The samples at ``rows`` of the shards in ``slots``, which are open, as batches. Shapes (n,).
+    def batches(self, slots: Int64s, rows: Int64s, batch_rows: int, *, at_once: int = 1) -> Iterator[list[Batch]]:
+        """The samples at ``rows`` of the shards in ``slots``, which are open until the end, as batches. Shapes (n,).
+
+        Nothing is copied before it is asked for: memory that was written just now is at hand still when it is used.
 
         :param batch_rows: samples of each batch; the last one has fewer where it must.
+        :param at_once: batches that are made together.
         """
-        return self._columns.parts(Picked.of(slots, rows), batch_rows)
+        picked = Picked.of(slots, rows, batch_rows)
+        for first in range(0, picked.num_batches, at_once):
+            yield self._columns.parts(picked.part(range(first, first + at_once)))
