@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.facade import Facade
 from benchmarks.measure import Task, Writing, measure
 from benchmarks.readers import Reading
 
@@ -20,7 +21,7 @@ def to_json(task: Task) -> str:
 
 def from_json(text: str) -> Task:
     told = json.loads(text)
-    return {"Reading": Reading, "Writing": Writing}[told.pop("kind")](**told)  # type: ignore[no-any-return]
+    return {"Reading": Reading, "Writing": Writing, "Facade": Facade}[told.pop("kind")](**told)  # type: ignore[no-any-return]
 
 
 def main(folder: str, task: str) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks.groups import BATCH_SAMPLER, LAYOUTS, WRITING, reading_name
+from benchmarks.facade import DATASET, LISTS, LISTS_OF_A_WORKER, TO_PYTORCH
+from benchmarks.groups import BATCH_SAMPLER, FACADE, LAYOUTS, WRITING, reading_name
 from benchmarks.harness import LIMIT, Measured
 from benchmarks.workloads import HASH_FUNCTIONS
 
@@ -76,6 +77,14 @@ def _in_workers(measured: Mapping[str, Measured]) -> Iterator[Floor]:
                 yield from _epochs(measured[reading_name(workload, order, 2)], hash_function, bound, bound, to)
 
 
+def _facade(measured: Mapping[str, Measured]) -> Iterator[Floor]:
+    group = measured[FACADE.name]
+    for name, bound in ((LISTS, 300_000), (LISTS_OF_A_WORKER, 30_000)):
+        speed = group.figure(name, "samples") / group.figure(name, "later_epoch_s")
+        yield Floor(f"{FACADE.name}, {name}", speed, bound, "samples/s")
+    yield Floor(f"{FACADE.name}, {TO_PYTORCH}", group.ratio(TO_PYTORCH, "later_epoch_s", DATASET), 0.9)
+
+
 def _random_access(measured: Mapping[str, Measured]) -> Iterator[Floor]:
     for workload in ("tabular", "cifar-like"):
         group = measured[reading_name(workload, "shuffled", None)]
@@ -114,6 +123,7 @@ def _first_batches_and_memory(measured: Mapping[str, Measured]) -> Iterator[Floo
 _MAKERS: tuple[Callable[[Mapping[str, Measured]], Iterator[Floor]], ...] = (
     _reading,
     _in_workers,
+    _facade,
     _random_access,
     _absolute,
     _first_batches_and_memory,

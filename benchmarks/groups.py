@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from benchmarks.facade import WAYS, Facade
 from benchmarks.harness import LIMIT, Group
 from benchmarks.measure import Task, Writing
 from benchmarks.readers import Reading
@@ -54,6 +55,8 @@ LAYOUTS = Group(
     "tabular, other layouts",
     {layout: Reading("torch_ipfs", "tabular", layout=layout) for layout in ("embedded", "samples")},
 )
+
+FACADE = Group("IPFSDataLoader, embedded", {way: Facade(way) for way in WAYS})
 
 WRITING = Group(
     "writing",

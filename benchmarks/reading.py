@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import floors, machine, plan, report
 from benchmarks.fabricated import Fabricated
-from benchmarks.groups import LAYOUTS, WRITING, reading_groups
+from benchmarks.groups import FACADE, LAYOUTS, WRITING, reading_groups
 from benchmarks.harness import Measured, in_cold_processes, in_this_process, run
 from benchmarks.imports import measure_imports
 from benchmarks.workloads import SMALL_ROWS, TINY_SMALL_ROWS, TINY_WORKLOADS, WORKLOADS, Data
@@ -63,7 +63,7 @@ def _measure(
     rounds = 1 if options.tiny else options.rounds
     about: dict[str, Any] = {"machine": machine.describe(), "tiny": options.tiny, "rounds": rounds}
     load = machine.load()
-    groups = [*reading_groups(data.workloads, later_epochs=1 if options.tiny else 3), LAYOUTS, WRITING]
+    groups = [*reading_groups(data.workloads, later_epochs=1 if options.tiny else 3), LAYOUTS, FACADE, WRITING]
     measured = run(groups, folder, rounds, in_this_process if options.tiny else in_cold_processes, _say)
     by_name = {group.group.name: group for group in measured}
     about["imports"] = measure_imports(rounds)

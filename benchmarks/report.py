@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.floors import Floor
-from benchmarks.groups import BATCH_SAMPLER, LAYOUTS, ORDERS, WRITING, reading_name
+from benchmarks.groups import BATCH_SAMPLER, FACADE, LAYOUTS, ORDERS, WRITING, reading_name
 from benchmarks.harness import LIMIT, Measured
 from benchmarks.workloads import HASH_FUNCTIONS, Workload
 
@@ -75,6 +75,10 @@ def others_table(measured: Mapping[str, Measured]) -> str:
         [f"read {layouts.group.name}, {name}", f"{_speed(layouts, name, 'first_epoch_s')} samples/s"]
         for name in layouts.rounds
     ]
+    facade = measured[FACADE.name]
+    for name in facade.rounds:
+        first, later = (_speed(facade, name, figure) for figure in ("first_epoch_s", "later_epoch_s"))
+        rows.append([f"{FACADE.name}, {name}", f"{first} samples/s, later {later}"])
     for name in writing.rounds:
         amount = writing.figure(name, "bytes") / writing.figure(name, "write_s")
         rows.append([f"write {name}", f"{_speed(writing, name, 'write_s')} samples/s, {amount / 1e6:.0f} MB/s"])

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import reading
 from benchmarks.child import from_json, to_json
-from benchmarks.groups import LAYOUTS, WRITING, reading_groups
+from benchmarks.groups import FACADE, LAYOUTS, WRITING, reading_groups
 from benchmarks.harness import in_cold_processes, in_this_process
 from benchmarks.readers import READERS, Reading
 from benchmarks.workloads import TINY_SMALL_ROWS, TINY_WORKLOADS, Data
@@ -60,7 +60,7 @@ def test_workers_share_the_rows_and_shuffle_anew_in_each_epoch(folder: Path, rea
 
 
 def test_tasks_survive_the_way_to_a_child() -> None:
-    for group in [*reading_groups(NAMES), LAYOUTS, WRITING]:
+    for group in [*reading_groups(NAMES), LAYOUTS, FACADE, WRITING]:
         for task in group.tasks.values():
             assert from_json(to_json(task)) == task
 
@@ -82,7 +82,7 @@ def test_the_tiny_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(name in printed for name in NAMES)
     assert chart.read_bytes().startswith(b"\x89PNG")
     told: dict[str, Any] = json.loads(written.read_text())
-    assert len(told["groups"]) == len(reading_groups(NAMES)) + 2
+    assert len(told["groups"]) == len(reading_groups(NAMES)) + 3
     for group in told["groups"]:
         for task in group["tasks"].values():
             assert all(
