@@ -67,6 +67,14 @@ class TestPasses:
         with pytest.raises(tf.errors.OpError, match="closed"):
             list(dataset)
 
+    def test_a_loader_closed_in_the_middle_ends_the_pass(self) -> None:
+        loader = loader_of(*embedded(500), batch_size=1)
+        running = iter(loader.to_tensorflow())
+        next(running)
+        loader.close()
+        with pytest.raises(tf.errors.OpError, match="closed"):
+            list(running)
+
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:.shuffle=True. was passed")
     def test_model_fit_for_several_epochs(self) -> None:

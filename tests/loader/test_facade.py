@@ -187,6 +187,8 @@ class TestArguments:
             {"batch_size": 2.5},
             {"prefetch": -1},
             {"prefetch": None},
+            {"transform": 5},
+            {"cache": 5},
             {"num_workers": -1},
             {"seed": "x"},
             {"on_error": "ignore"},

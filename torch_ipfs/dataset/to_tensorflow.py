@@ -38,6 +38,7 @@ def to_tensorflow(
     next_epoch: Callable[[], int],
     signature: Callable[[Schema], Any] = lambda _: None,
     begun: Callable[[Received], None] = lambda _: None,
+    going_on: Callable[[], None] = lambda: None,
 ) -> Any:
     """``dataset`` as a ``tf.data.Dataset`` of its batches, or of its samples where it has no batch_size.
 
@@ -47,6 +48,7 @@ def to_tensorflow(
     :param next_epoch: tells a pass that begins which epoch it is of.
     :param signature: from the schema to an ``output_signature``; ``None`` for the schema's own.
     :param begun: is given what counts a pass, when it begins.
+    :param going_on: is called before each element; what it raises ends the pass.
     :raises OptionError: see :func:`torch_ipfs.bridges.tensorflow.tensorflow_dataset`.
     :raises ImportError: there is no TensorFlow.
     """
@@ -59,7 +61,9 @@ def to_tensorflow(
         reading.set_epoch(next_epoch())
         received = Received(*reading.next_pass())
         begun(received)
-        return (_as_numpy(dataset, value, schema, at) for at, value in _filled(dataset, iter(reading), received))
+        for at, value in _filled(dataset, iter(reading), received):
+            going_on()
+            yield _as_numpy(dataset, value, schema, at)
 
     return tensorflow_dataset(
         elements,

@@ -28,8 +28,7 @@ class Epochs:
 
         :raises OptionError: the loader was closed.
         """
-        if self._closed:
-            raise closed()
+        self.check_open()
         with self._lock:
             epoch, resumed = self._next, self._resumed
             self._resumed = None
@@ -37,8 +36,13 @@ class Epochs:
                 self._next += 1
             return epoch, resumed
 
+    def check_open(self) -> None:
+        """:raises OptionError: the loader was closed."""
+        if self._closed:
+            raise closed()
+
     def close(self) -> None:
-        """Let no pass begin any more."""
+        """Let no pass begin any more, nor those go on that ask."""
         self._closed = True
 
     def again(self) -> Epochs:

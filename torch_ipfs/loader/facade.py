@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -88,6 +89,10 @@ class IPFSDataLoader:
                 raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r}")
         if batch_size is None:
             raise OptionError("batch_size must be a whole number of at least 1, but is None")
+        if transform is not None and not callable(transform):
+            raise OptionError(f"transform must be a function of a sample, but is {transform!r}")
+        if not isinstance(cache, bool | str | os.PathLike | None):
+            raise OptionError(f"cache must be None, True, False or a folder, but is {cache!r}")
         self.ipfs_client = ipfs_client
         self.batch_size, self.shuffle, self.prefetch = batch_size, shuffle, prefetch
         self._num_workers = num_workers
@@ -307,7 +312,13 @@ class IPFSDataLoader:
             return signature_of(trained_schema(schema)) if output_signature is None else output_signature
 
         epochs = loaded.epochs
-        return to_tensorflow(loaded.dataset, next_epoch=lambda: epochs.begin()[0], signature=signature, begun=begun)
+        return to_tensorflow(
+            loaded.dataset,
+            next_epoch=lambda: epochs.begin()[0],
+            signature=signature,
+            begun=begun,
+            going_on=epochs.check_open,
+        )
 
     # Where the run stands.
 
