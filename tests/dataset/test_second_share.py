@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import pickle
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,8 +42,16 @@ def dealt_out(loader: DataLoader[Any]) -> Any:
     return data_loader.prepare_data_loader(loader, num_processes=2, process_index=0, dispatch_batches=False)
 
 
-@pytest.mark.parametrize(("prepare", "batch_size"), [(dispatched, None), (dispatched, 4), (dealt_out, 4)])
-@pytest.mark.parametrize("workers", [{}, {"num_workers": 2}, {"num_workers": 1, "multiprocessing_context": "spawn"}])
+SPAWNED = {"num_workers": 1, "multiprocessing_context": "spawn"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "batch_size", "workers"),
+    [
+        *itertools.product((dispatched,), (None, 4), ({}, {"num_workers": 2})),
+        *itertools.product((dealt_out,), (4,), ({}, {"num_workers": 2}, SPAWNED)),
+    ],
+)
 def test_a_prepared_loader_says_so_instead_of_leaving_samples_out(
     accelerator: Any, car: Written, prepare: Callable[..., Any], batch_size: int | None, workers: dict[str, Any]
 ) -> None:
@@ -54,9 +64,29 @@ def read(loader: Any) -> None:
     try:
         list(loader)
     finally:
-        # Accelerate's loader outlives the error, and its workers would, until torch has waited five seconds for each.
+        # Accelerate's loader outlives the error, and its workers would, until torch has waited five seconds for each. torch
+        # takes one that ends before its time for a failure, and raises in whatever runs then.
+        torchs_handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for worker in multiprocessing.active_children():
             worker.terminate()
+            worker.join()
+        signal.signal(signal.SIGCHLD, torchs_handler)
+
+
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, SPAWNED])
+def test_a_share_that_was_given_by_hand_is_not_shared_out_again(
+    accelerator: Any, car: Written, workers: dict[str, Any]
+) -> None:
+    dataset = torch_ipfs.IPFSIterableDataset(*car, columns=["index"], rank=1, world_size=2)
+    with pytest.raises(OptionError, match="rank=0, world_size=1"):
+        read(dealt_out(DataLoader(dataset, batch_size=4, **workers)))
+
+
+def test_a_share_that_was_given_by_hand_is_read_where_there_is_one_process(accelerator: Any, car: Written) -> None:
+    dataset = torch_ipfs.IPFSIterableDataset(*car, columns=["index"], rank=1, world_size=2)
+    for prepared in (dispatched(DataLoader(dataset, batch_size=4)), accelerator.prepare(DataLoader(dataset))):
+        seen = [index for batch in prepared for index in batch["index"].tolist()]
+        assert seen == [*range(1, 103, 2), 0]
 
 
 @pytest.mark.parametrize("prepare", [dispatched, dealt_out])

@@ -79,6 +79,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         if self.persistent_workers and latest is not None and not latest.closed:
             # The persistent workers are in the middle of a pass that somebody still holds.
             return cast(Iterator[Output], self._get_iterator())
+        self.dataset.tell_workers(alive=self._iterator is not None)
         return cast(Iterator[Output], DataLoader.__iter__(self))
 
     def _get_iterator(self) -> _BaseDataLoaderIter:

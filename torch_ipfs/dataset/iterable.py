@@ -20,7 +20,7 @@ from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_top
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.receipt import GlobalBatch, global_batch
 from torch_ipfs.dataset.second_share import check_shared_once
-from torch_ipfs.dataset.shared import SharedCounters
+from torch_ipfs.dataset.shared import SharedCounters, Told, ToldPasses
 from torch_ipfs.dataset.standing import Position, Standing, check_resumable
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.schema import Schema
@@ -103,7 +103,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         self._parents_ranks: Ranks | None = None
         self._unpickled_in: int | None = None
         self.collate_fn: Transform | None = None
-        self.for_loader = False
+        self._followed: ToldPasses | None = None
         self._standing = Standing()
         self._counters = SharedCounters()
 
@@ -213,10 +213,12 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
+        # Counted whatever comes of it, as the loader does.
+        told = self._followed.next_in_worker() if self._followed is not None and get_worker_info() else None
         topology = self._topology
         self._check_shared_once(topology.world_size)
         reader = self._opening.reader  # may fail, and then the start of a loaded state is not used up
-        epoch, start = self._standing.begin(followed=self.for_loader)
+        epoch, start = self._standing.begin(followed=self._followed is not None, told=told)
         partition = self._partition(topology.world_size, start)
         reader.forget_broken()
         order = Order(reader.manifest.root_node, reader.manifest.num_samples, self._shuffle_options(), self.seed, epoch)
@@ -225,7 +227,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         progress = Progress(epoch, partition, topology.num_workers)
         self._standing.follow(progress)
         given = Given(self.batch_size, self.transform, self.batch_transform, self.collate_fn)
-        return Pass(share, given, progress, outputs=self.for_loader)
+        return Pass(share, given, progress, outputs=self._followed is not None)
 
     @property
     def _topology(self) -> Topology:
@@ -234,7 +236,9 @@ class IPFSIterableDataset(IterableDataset[Any]):
         return this_topology(self._ranks, self._parents_ranks if spawned else None)
 
     def _check_shared_once(self, world_size: int) -> None:
-        check_shared_once(ranks_given=self._ranks is not None, world_size=world_size, for_loader=self.for_loader)
+        check_shared_once(
+            ranks_given=self._ranks is not None, world_size=world_size, for_loader=self._followed is not None
+        )
 
     def _partition(self, world_size: int, start: int) -> Partition:
         return Partition(
@@ -299,7 +303,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         :param same_run: whether the two share epoch and position.
         """
         standing = self._standing if same_run else copy.copy(self._standing)
-        return self._form(collate_fn=collate_fn, for_loader=True, _standing=standing)
+        return self._form(collate_fn=collate_fn, _followed=ToldPasses(), _standing=standing)
 
     def _form(self, **changes: Any) -> IPFSIterableDataset:
         """This dataset but for ``changes``. What is not changed the two have in common: where the run stands, what is open."""
@@ -310,6 +314,17 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def next_pass(self) -> tuple[int, Partition]:
         """Epoch and steps of the pass that begins next."""
         return self.epoch, self._partition(self._topology.world_size, self._standing.start)
+
+    def tell_workers(self, *, alive: bool) -> None:
+        """The workers of the loader that counts are to begin the next pass.
+
+        :param alive: whether they have read passes before; others are started with what they need to know.
+        """
+        assert self._followed is not None
+        if alive:
+            self._followed.tell(Told(self.epoch, self._standing.start, self._shuffle_options()))
+        else:
+            self._followed.restart()
 
     def follow(self, latest: Position) -> None:
         """A pass has begun whose progress a loader counts. A loaded state counts for it, and not for the one after it."""

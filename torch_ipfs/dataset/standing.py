@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import get_worker_info
 
-from torch_ipfs.dataset.shared import SharedControl
+from torch_ipfs.dataset.shared import SharedControl, Told
 from torch_ipfs.errors import ResumeError
 from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.plan.cursor import Cursor
@@ -65,24 +65,22 @@ class Standing:
         if not self.loaded_in_worker:
             self.control.resume(cursor)
 
-    def begin(self, *, followed: bool) -> tuple[int, int]:
+    def begin(self, *, followed: bool, told: Told | None) -> tuple[int, int]:
         """Epoch and start of a pass that begins now; the start counts once.
 
         :param followed: whether a loader in the parent process counts what is received of it.
+        :param told: what that loader says to workers that have read passes before.
         """
         info = get_worker_info()
-        if info is not None:
-            self._begin_in_worker(info.id, info.seed - info.id, followed=followed)
+        if info is not None and not followed:
+            own, self.loaded_in_worker = self.loaded_in_worker, False
+            told = self.control.begin_in_worker(
+                Told(self.epoch, self.start, self.shuffle), worker=info.id, pass_id=info.seed - info.id, own_start=own
+            )
+        if told is not None:
+            self.epoch, self.start, self.shuffle = told.epoch, told.start, told.shuffle or self.shuffle
         start, self.start = self.start, 0
         return self.epoch, start
-
-    def _begin_in_worker(self, worker: int, pass_id: int, *, followed: bool) -> None:
-        own, self.loaded_in_worker = self.loaded_in_worker, False
-        if not own:
-            self.shuffle = self.control.shuffle or self.shuffle
-        self.epoch, self.start = self.control.begin_in_worker(
-            self.epoch, self.start, worker=worker, pass_id=pass_id, own_start=own, followed=followed
-        )
 
     def follow(self, latest: Position) -> None:
         """A pass has begun that this process knows how far it has come: as it is read here, or received from workers."""
