@@ -328,6 +328,7 @@ class TestWhatIsRefused:
             ({"root": 5}, "field 'root'.*another checkpoint"),
             ({"root": "no CID"}, "field 'root'"),
             ({"shuffle": {"lanes": 2**62, "unit_rows": 1, "window_rows": 1}}, "field 'shuffle'.*another checkpoint"),
+            ({"shuffle": {"lanes": 0, "unit_rows": 1, "window_rows": 1}}, "field 'shuffle.lanes'.*another checkpoint"),
             ({"shuffle": [1, 2, 3]}, "field 'shuffle'.*another checkpoint"),
         ],
     )

@@ -63,7 +63,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _integer(state: Mapping[str, Any], name: str, least: int | None) -> int:
+def _integer(state: Mapping[str, Any], name: str, least: int | None, within: str = "") -> int:
     value = state.get(name)
     if (
         not isinstance(value, int)
@@ -73,7 +73,7 @@ def _integer(state: Mapping[str, Any], name: str, least: int | None) -> int:
     ):
         bound = "" if least is None else f" of at least {least}"
         raise ResumeError(
-            f"field {name!r} of the state must be an integer{bound} below 2**63, but is {_shown(value)}; {_CHANGED}"
+            f"field '{within}{name}' of the state must be an integer{bound} below 2**63, but is {_shown(value)}; {_CHANGED}"
         )
     return value
 
@@ -87,6 +87,6 @@ def _shuffle(value: object) -> ShuffleOptions | None:
             f"field 'shuffle' of the state must be null or have {sorted(names)}, but is {_shown(value)}; {_CHANGED}"
         )
     try:
-        return ShuffleOptions(**{name: _integer(value, name, 1) for name in sorted(names)})
+        return ShuffleOptions(**{name: _integer(value, name, 1, "shuffle.") for name in sorted(names)})
     except OptionError as error:
         raise ResumeError(f"field 'shuffle' of the state cannot be: {error}; {_CHANGED}") from None
