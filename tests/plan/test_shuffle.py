@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_ipfs.errors import OptionError
-from torch_ipfs.plan.shuffle import LaneOrder, Order, ShuffleOptions, TreeOrder, permutation
+from torch_ipfs.plan.shuffle import Lanes, Order, ShuffleOptions, TreeOrder, permutation
 
 Int64s = npt.NDArray[np.int64]
 
@@ -72,16 +72,31 @@ def test_a_permutation_is_one(size: int, seed: int, epoch: int) -> None:
     assert sorted(permutation(size, seed, epoch, 1, (0, 0)).tolist()) == list(range(size))
 
 
+@given(st.integers(1, 500), options)
+def test_windows_cover_the_line_once(n: int, o: ShuffleOptions) -> None:
+    lanes = Lanes(n, o)
+    lane, window, row = lanes.windows_of(all_positions(n))
+    keys = list(zip(lane.tolist(), window.tolist(), strict=True))
+    spans = {key: lanes.span(*key) for key in keys}
+    assert max(rows for _, rows in spans.values()) <= lanes.window_rows <= o.window_rows
+    places = [spans[key][0] + r for key, r in zip(keys, row.tolist(), strict=True)]
+    assert sorted(places) == list(range(n))
+
+
 @given(st.integers(0, 500), options)
-def test_lanes_and_windows_are_a_bijection(n: int, o: ShuffleOptions) -> None:
-    places = LaneOrder(n, o, seed=3, epoch=1).places(all_positions(n))
-    assert sorted(places.tolist()) == list(range(n))
+def test_the_order_is_a_bijection(n: int, o: ShuffleOptions) -> None:
+    samples = Order(Tree([n]), n, o, seed=3, epoch=1).samples(all_positions(n))
+    assert sorted(samples.tolist()) == list(range(n))
 
 
-@given(trees)
-def test_the_tree_is_a_bijection(tree: Tree) -> None:
-    samples = TreeOrder(tree, seed=3, epoch=1).samples(all_positions(tree.total))
-    assert sorted(samples.tolist()) == list(range(tree.total))
+@given(trees, st.data())
+def test_the_tree_is_a_bijection_of_which_any_part_may_be_had(tree: Tree, data: st.DataObject) -> None:
+    n = tree.total
+    whole = TreeOrder(tree, seed=3, epoch=1).samples(0, n)
+    assert sorted(whole.tolist()) == list(range(n))
+    start = data.draw(st.integers(0, n))
+    stop = data.draw(st.integers(start, n))
+    assert TreeOrder(tree, seed=3, epoch=1).samples(start, stop - start).tolist() == whole[start:stop].tolist()
 
 
 @given(trees, options, st.data())
@@ -98,7 +113,7 @@ def test_any_positions_in_any_portion_give_what_the_whole_gives(
 
 def test_rows_of_one_shard_stay_within_it_where_lanes_do_not_cut() -> None:
     """With one lane and no window the line is shards end to end: each child's samples are consecutive."""
-    samples = TreeOrder(Tree([5, 0, 7, 3]), seed=9, epoch=0).samples(all_positions(15)).tolist()
+    samples = TreeOrder(Tree([5, 0, 7, 3]), seed=9, epoch=0).samples(0, 15).tolist()
     starts = [samples.index(first) for first in (0, 5, 12)]
     assert all(
         samples[at : at + n] == list(range(first, first + n))
@@ -124,6 +139,14 @@ def test_seed_epoch_and_options_change_the_order(change: dict[str, object]) -> N
     assert moved > 950
 
 
+def test_windows_of_lanes_begin_at_different_positions() -> None:
+    """So that the shards of all lanes' next windows are not wanted at once."""
+    _, window, _ = Lanes(64 * 1000, ShuffleOptions(64, 1, 100)).windows_of(all_positions(64 * 1000))
+    begun = np.diff(window.reshape(-1, 64), axis=0).sum(axis=1)
+    assert begun.sum() == pytest.approx(64 * 9.5, abs=64)
+    assert begun.max() <= 4
+
+
 def test_neighbours_are_torn_apart_and_shards_mixed() -> None:
     o = ShuffleOptions.for_dataset(64 * 100, 100)
     samples = Order(Tree([100] * 64), 6400, o, seed=5, epoch=0).samples(all_positions(6400))
@@ -133,19 +156,20 @@ def test_neighbours_are_torn_apart_and_shards_mixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "shard_rows", "lanes", "window"),
+    ("n", "shard_rows", "lanes", "unit", "window"),
     [
-        (0, 1, 1, 2),
-        (5, 100, 1, 200),
-        (1000, 100, 8, 200),
-        (10**9, 333, 512, 666),
-        (10**7, 10**5, 64, 2**14),
-        (10**9, 10**5, 512, 2**12),
+        (0, 1, 1, 1, 2),
+        (5, 100, 1, 4, 200),
+        (1000, 100, 8, 4, 200),
+        (4000, 9, 256, 2, 18),
+        (10**9, 333, 512, 4, 666),
+        (10**7, 10**5, 64, 4, 2**14),
+        (10**9, 10**5, 512, 4, 2**12),
     ],
 )
-def test_defaults_follow_from_counts(n: int, shard_rows: int, lanes: int, window: int) -> None:
+def test_defaults_follow_from_counts(n: int, shard_rows: int, lanes: int, unit: int, window: int) -> None:
     o = ShuffleOptions.for_dataset(n, shard_rows)
-    assert (o.lanes, o.unit_rows, o.window_rows) == (lanes, 16, window)
+    assert (o.lanes, o.unit_rows, o.window_rows) == (lanes, unit, window)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "8"])
@@ -158,7 +182,7 @@ def test_options_that_cannot_work_are_refused(value: object) -> None:
     ("counts", "o", "digest"),
     [
         ([100] * 10, ShuffleOptions(8, 16, 200), "0970b990d7a49e63"),
-        ([1, 0, 999, 17, 300], ShuffleOptions(3, 5, 64), "8d3fee725f9adc12"),
+        ([1, 0, 999, 17, 300], ShuffleOptions(3, 5, 64), "08f385aaa28371ff"),
         ([50_000], ShuffleOptions(1, 16, 100_000), "b2c8ae32ff44dd47"),
     ],
 )

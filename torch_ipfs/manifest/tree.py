@@ -25,18 +25,21 @@ from torch_ipfs.codec import dag_json, decode
 from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
 from torch_ipfs.errors import CodecError, ManifestError, OptionError
+from torch_ipfs.manifest import shard_list
 from torch_ipfs.manifest.schema import Schema
+from torch_ipfs.manifest.shard_list import MAX_SAMPLES, ShardList
 
 Int64s = npt.NDArray[np.int64]
 Format = Literal["arrow", "data", "samples"]
 
 MAX_DEPTH = 16
 """Levels of nodes, the root included."""
-MAX_SAMPLES = 2**48
-"""Samples that a root may claim: far above any real dataset, far below where 64-bit arithmetic could overflow."""
 MAX_NODE_BYTES = 128 * 2**20
 """A node that comes as a UnixFS file, such as a JSON list of a million CIDs. Other nodes are bounded by the block size."""
-KEPT_NODE_BYTES = 96 * 2**20
+KEPT_NODE_BYTES = 144 * 2**20
+"""Enough for all nodes of 3 million shards. A shuffle comes back to a node again and again for as long as a lane lies in it."""
+_KNOWN_LEAVES = 4096
+"""Packed shards of which it is known where they lie without a look at the nodes: more than those a shuffle has open."""
 
 _CONTENTS = ("samples", "data", "shards")
 
@@ -59,49 +62,84 @@ class Leaf:
 class Node:
     """A node with its children, or a leaf of ``data`` or ``samples``: a :class:`torch_ipfs.plan.shuffle.CountedNode`.
 
-    :param entries: of an inner node the ``shards`` list, checked; of a leaf ``None``.
+    :param shards: of an inner node its children, checked; of a leaf ``None``.
     """
 
-    def __init__(
-        self, manifest: Manifest, depth: int, first: int, leaf: Leaf | None, entries: list[Any] | None
-    ) -> None:
+    def __init__(self, manifest: Manifest, depth: int, first: int, leaf: Leaf | None, shards: ShardList | None) -> None:
         self._manifest = manifest
         self.depth, self.first, self.leaf = depth, first, leaf
         # Compact, because hundreds of nodes may be kept: arrays and one string of bytes, no object a child.
-        entries = entries or []
-        self.counts: Int64s = np.array([entry["count"] for entry in entries], dtype=np.int64)
-        self.inner = np.array([entry["format"] == "manifest" for entry in entries], dtype=np.bool_)
-        cids = [bytes(entry["cid"]) for entry in entries]
-        self._cid_ends = np.cumsum([len(cid) for cid in cids], dtype=np.int64)
-        self._cids = b"".join(cids)
-        self.firsts: Int64s = np.cumsum(self.counts) - self.counts + first
-        self.ends: Int64s = self.firsts + self.counts
-        self.num_samples = leaf.count if leaf else int(self.counts.sum())
-        self._leaves: dict[int, Leaf] = {}
+        self._shards = ShardList.of([]) if shards is None else shards
+        self.inner = self._shards.inner
+        self.ends: Int64s = np.cumsum(self._shards.counts, dtype=np.int64) + first
+        """Index after each child's last sample. Shape (children,)."""
+        self.num_samples = leaf.count if leaf else int(self._shards.counts.sum())
 
     @property
     def is_leaf(self) -> bool:
         return self.leaf is not None
 
     @property
+    def counts(self) -> Int64s:
+        return self._shards.counts.astype(np.int64)
+
+    @property
     def kept_bytes(self) -> int:
         """About what the node costs to keep."""
-        return len(self._cids) + 33 * len(self.counts) + (100 * self.leaf.count if self.leaf else 0)
+        return self._shards.kept_bytes + self.ends.nbytes + (100 * self.leaf.count if self.leaf else 0)
 
     def cid(self, i: int) -> CID:
-        start = int(self._cid_ends[i - 1]) if i else 0
-        return CID.from_bytes(self._cids[start : int(self._cid_ends[i])])
+        return self._shards.cid(i)
 
     def child(self, i: int) -> Node:
         """Child ``i``, which is a node; read where it is not kept."""
-        return self._manifest.node(self.cid(i), self.depth + 1, int(self.firsts[i]), int(self.counts[i]))
+        return self._manifest.node(self.cid(i), self.depth + 1, *self._span(i))
 
     def leaf_of(self, i: int) -> Leaf:
         """Child ``i``, which is a packed shard."""
-        leaf = self._leaves.get(i)
-        if leaf is None:
-            leaf = self._leaves[i] = Leaf(self.cid(i), int(self.firsts[i]), int(self.counts[i]), "arrow")
-        return leaf
+        return Leaf(self.cid(i), *self._span(i), "arrow")
+
+    def _span(self, i: int) -> tuple[int, int]:
+        """The first sample of child ``i``, and how many there are."""
+        count = int(self._shards.counts[i])
+        return int(self.ends[i]) - count, count
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Leaves that were found, in the order of their samples. Arrays never change: a reader in another thread may be at them.
+
+    :param leaves: packed shards by their first sample. Others hold samples, and only the nodes that are kept bound those.
+    """
+
+    firsts: Int64s
+    ends: Int64s
+    leaves: dict[int, Leaf]
+
+    @classmethod
+    def none(cls) -> _Known:
+        """With one that holds no sample before all, so that every sample comes after some leaf."""
+        return cls(np.array([-1]), np.array([-1]), {})
+
+    def locate(self, samples: Int64s) -> Int64s:
+        """Which leaf each sample may be in; it is missing where that one ends before. Shapes (n,)."""
+        return self.firsts.searchsorted(samples, side="right") - 1
+
+    def and_these(self, found: list[Leaf]) -> _Known:
+        firsts = np.array([leaf.first for leaf in found], dtype=np.int64)
+        ends = firsts + [leaf.count for leaf in found]
+        self.leaves.update((leaf.first, leaf) for leaf in found if leaf.values is None)
+        firsts, ends = np.concatenate((self.firsts, firsts)), np.concatenate((self.ends, ends))
+        order = firsts.argsort(kind="stable")
+        return _Known(firsts[order], ends[order], self.leaves)
+
+    def only(self, members: Int64s) -> _Known:
+        kept, firsts = np.append(0, members), self.firsts[members].tolist()
+        return _Known(
+            self.firsts[kept],
+            self.ends[kept],
+            {first: self.leaves[first] for first in firsts if first in self.leaves},
+        )
 
 
 class Manifest:
@@ -118,6 +156,7 @@ class Manifest:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], Node] = OrderedDict()
         self._kept_bytes = 0
+        self._known = _Known.none()
         self._fields, self._root_node = self._read(root, 0, 0)
         self.num_samples = self._root_node.num_samples
         schema = self._fields.get("schema")
@@ -133,7 +172,7 @@ class Manifest:
     @property
     def metadata(self) -> dict[str, Any]:
         """What the root says beside its samples: name, description, version, created_at and whatever else it has."""
-        return {key: value for key, value in self._fields.items() if key not in _CONTENTS}
+        return dict(self._fields)
 
     @property
     def shard_rows(self) -> int:
@@ -174,32 +213,39 @@ class Manifest:
         :param samples: sample indices in [0, N), shape (n,).
         :returns: leaves; indices into them, shape (n,); rows, shape (n,).
         """
-        leaves: list[Leaf] = []
-        member = np.empty(len(samples), dtype=np.int64)
-        self._locate(self._root_node, samples, np.arange(len(samples)), leaves, member)
-        firsts = np.array([leaf.first for leaf in leaves], dtype=np.int64)
-        return leaves, member, samples - firsts[member] if leaves else samples
+        known = self._known
+        at = known.locate(samples)
+        missing = samples[samples >= known.ends[at]]
+        if len(missing):
+            known = known.and_these(self._find(missing))
+            at = known.locate(samples)
+        members, member = _distinct(at, len(known.firsts))
+        if len(missing):
+            self._known = known if len(known.firsts) <= _KNOWN_LEAVES else known.only(members)
+        firsts = known.firsts[members].tolist()
+        leaves = list(map(known.leaves.get, firsts))
+        if None in leaves:
+            leaves = [leaf or self._leaf_at(first) for first, leaf in zip(firsts, leaves, strict=True)]
+        return leaves, member, samples - known.firsts[at]
 
-    def _locate(self, node: Node, samples: Int64s, where: Int64s, leaves: list[Leaf], member: Int64s) -> None:
-        if len(samples) == 0:
-            return
-        if node.leaf:
-            member[where] = len(leaves)
-            leaves.append(node.leaf)
-            return
-        slots = np.searchsorted(node.ends, samples, side="right")
-        children, inverse = _distinct(slots, len(node.counts))
-        if not node.inner[children].any():
-            member[where] = inverse + len(leaves)
-            leaves += [node.leaf_of(i) for i in children.tolist()]
-            return
-        for k, i in enumerate(children.tolist()):
-            chosen = np.flatnonzero(inverse == k)
-            if node.inner[i]:
-                self._locate(node.child(i), samples[chosen], where[chosen], leaves, member)
-            else:
-                member[where[chosen]] = len(leaves)
-                leaves.append(node.leaf_of(i))
+    def _find(self, samples: Int64s) -> list[Leaf]:
+        """The leaves that hold ``samples``, in their order."""
+        leaves, samples = [], np.sort(samples)
+        while len(samples):
+            leaf = self._leaf_at(int(samples[0]))
+            leaves.append(leaf)
+            samples = samples[samples.searchsorted(leaf.first + leaf.count) :]
+        return leaves
+
+    def _leaf_at(self, sample: int) -> Leaf:
+        """The leaf that holds ``sample``."""
+        node = self._root_node
+        while node.leaf is None:
+            i = int(node.ends.searchsorted(sample, side="right"))
+            if not node.inner[i]:
+                return node.leaf_of(i)
+            node = node.child(i)
+        return node.leaf
 
     def _read(self, cid: CID, depth: int, first: int) -> tuple[Mapping[str, Any], Node]:
         if depth >= MAX_DEPTH:
@@ -213,11 +259,13 @@ class Manifest:
         if len(present) != 1:
             found = " and ".join(present) or f"none, but {_listed(value)}"
             raise self._error(f"expected exactly one of samples, data and shards, found {found}", cid)
-        content = value[present[0]]
+        content = value.pop(present[0])
+        if isinstance(content, ShardList):
+            return value, Node(self, depth, first, None, content)
         if not isinstance(content, list):
             raise self._error(f"expected {present[0]} as a list, found {_kind(content)}", cid)
         if present[0] == "shards":
-            return value, Node(self, depth, first, None, self._checked_entries(content, cid))
+            return value, Node(self, depth, first, None, ShardList.of(self._checked_entries(content, cid)))
         if present[0] == "samples":
             content = self._checked_links(content, cid)
         leaf = Leaf(cid, first, len(content), "samples" if present[0] == "samples" else "data", content)
@@ -229,7 +277,10 @@ class Manifest:
         try:
             if cid.codec in (RAW, DAG_PB):
                 return _decode_json(unixfs.read(self._store, cid, max_bytes=MAX_NODE_BYTES))
-            return decode(cid, self._store.get(cid))
+            block = self._store.get(cid)
+            if cid.codec == DAG_CBOR and (node := shard_list.read(bytes(block))) is not None:
+                return node
+            return decode(cid, block)
         except CodecError as error:
             raise self._error(f"the dataset's node cannot be read: {error.reason}", cid) from error
 

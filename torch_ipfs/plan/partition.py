@@ -19,6 +19,8 @@ from torch_ipfs.plan.topology import Topology
 
 Int64s = npt.NDArray[np.int64]
 
+_FIRST_RUN_POSITIONS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
@@ -104,15 +106,19 @@ class Partition:
     def runs(self, topology: Topology, max_positions: int) -> Iterator[tuple[range, Int64s]]:
         """Steps of one reader with their positions, several full steps at a time so that work on them is vectorised.
 
+        The first run is short, and each later one twice as long up to ``max_positions``, so that the first batch waits for
+        little more than itself.
+
         :param max_positions: bound on the positions of one run; a single step may exceed it.
         :returns: pairs of steps and their positions laid end to end, B a step but for the epoch's last.
         """
         steps = self.steps_of(topology)
         full = steps[: len(range(steps.start, min(self.full_steps, steps.stop), steps.step))]
-        steps_a_run = max(1, max_positions // self.batch_size)
         in_batch = np.arange(self.batch_size, dtype=np.int64)
-        for i in range(0, len(full), steps_a_run):
-            run = full[i : i + steps_a_run]
+        i, positions = 0, min(_FIRST_RUN_POSITIONS, max_positions)
+        while i < len(full):
+            run = full[i : i + max(1, positions // self.batch_size)]
+            i, positions = i + len(run), min(2 * positions, max_positions)
             firsts = (np.asarray(run, dtype=np.int64) * self.world_size + topology.rank) * self.batch_size + self.start
             yield run, (firsts[:, None] + in_batch).ravel()
         if len(full) < len(steps):

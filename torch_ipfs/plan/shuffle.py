@@ -2,11 +2,14 @@
 
 Two steps, each a bijection of [0, N), each keyed by (seed, epoch) alone:
 
-1. *Lanes and windows* (``LaneOrder``) map a position to a place on the epoch's line. The line is cut into L lanes of equal
+1. *Lanes and windows* (``Lanes``) map a position to a place on the epoch's line. The line is cut into L lanes of equal
    length (to within one unit); positions visit the lanes in turn, u at a time; inside a lane, rows are permuted in windows
-   of S places.
+   of S places. Where lanes hold more than one window, theirs begin at different positions, so that the shards of a next
+   window are never all wanted at once.
 2. *The tree* (``TreeOrder``) lays the shards' rows end to end to make that line: at each node of the manifest the children
    are permuted, so a place is found by descending, and only the nodes on the way are read.
+
+``Order`` takes both steps a window at a time: the samples of a window are found together and kept until it has been read.
 
 Permutations are a stable sort of raw words of numpy's Philox, a counter-based bit generator whose stream numpy promises
 to keep (NEP 19): the key is (seed, epoch), the counter says what is permuted. Nothing depends on Generator methods, which
@@ -16,7 +19,7 @@ may change between versions.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -30,18 +33,20 @@ Int64s = npt.NDArray[np.int64]
 
 MAX_LANES = 512
 """By default."""
+MAX_UNIT_ROWS = 4
+"""By default: docs/shuffle.md has what others cost and bring."""
+MAX_WINDOW_ROWS = 2**14
 _MOST_LANES, _MOST_ROWS = 2**20, 2**40
 """What options may ask for: positions times any of it stay far from where 64-bit arithmetic could overflow."""
-MAX_WINDOW_ROWS = 2**14
 _LANE_WINDOW_ROWS = 2**21
-"""Most rows of the windows of all lanes together, by default: what is permuted before the first batch, and kept."""
-_KEPT_CHILDREN = 4 * 2**20
-_MOST_WINDOWS = 1024
-_RESERVED_ROWS = 2**26
+"""Most rows of the windows of all lanes together, by default: what is permuted before all lanes have been read, and kept."""
+_KEPT_CHILDREN = 3 * 2**20
+"""Children of nodes that are kept as they are laid, 20 bytes each."""
 _WINDOW, _CHILDREN = 1, 2
-_DIGIT = np.uint64(0xFFFF)
 _TWO_DIGIT_ROWS = 2**15
 """Above this, more than one pair in 2**32 would be expected to be equal."""
+_GOLDEN, _GOLDEN_ONE = 40_503, 2**16
+"""Multiples of the golden section, taken modulo one, lie far apart however many there are."""
 
 
 def permutation(size: int, seed: int, epoch: int, kind: int, place: tuple[int, int]) -> Int64s:
@@ -57,11 +62,10 @@ def permutation(size: int, seed: int, epoch: int, kind: int, place: tuple[int, i
     if size < 2:
         return np.zeros(size, dtype=np.int64)
     bits = Philox(key=(seed % 2**64) << 64 | epoch % 2**64, counter=[0, kind, place[0], place[1]])
-    words = bits.random_raw(size)
-    order = np.argsort((words & _DIGIT).astype(np.uint16), kind="stable")
-    for shift in (16, 32) if size > _TWO_DIGIT_ROWS else (16,):
-        digits = (words >> np.uint64(shift) & _DIGIT).astype(np.uint16)
-        order = order[np.argsort(digits[order], kind="stable")]
+    digits = bits.random_raw(size).astype("<u8", copy=False).view("<u2").reshape(size, 4)
+    order = digits[:, 0].argsort(kind="stable")
+    for digit in (1, 2) if size > _TWO_DIGIT_ROWS else (1,):
+        order = order[digits[:, digit][order].argsort(kind="stable")]
     return order.astype(np.int64, copy=False)
 
 
@@ -85,11 +89,12 @@ class ShuffleOptions:
                 raise OptionError(f"shuffle option {name} must be an integer from 1 to {most}, but is {value!r}")
 
     @classmethod
-    def for_dataset(cls, num_samples: int, shard_rows: int, unit_rows: int = 16) -> ShuffleOptions:
+    def for_dataset(cls, num_samples: int, shard_rows: int) -> ShuffleOptions:
         """The defaults, from the root's counts alone.
 
         :param shard_rows: rows of a typical shard.
         """
+        unit_rows = min(MAX_UNIT_ROWS, max(1, shard_rows // 4))
         shards = max(1, -(-num_samples // max(1, shard_rows)))
         lanes = 1 << (min(shards, MAX_LANES).bit_length() - 1)
         window_rows = min(2 * shard_rows, MAX_WINDOW_ROWS, _LANE_WINDOW_ROWS // lanes)
@@ -118,88 +123,87 @@ class _Kept:
             self._rows -= self._items.popitem(last=False)[1][0]
 
 
-class LaneOrder:
-    """Position -> place on the line: lanes and windows. O(1) to start anywhere.
+class Lanes:
+    """Positions -> windows of lanes, and windows -> where they lie on the line. O(1) to start anywhere.
 
     :param num_samples: N.
     """
 
-    def __init__(self, num_samples: int, options: ShuffleOptions, seed: int, epoch: int) -> None:
+    def __init__(self, num_samples: int, options: ShuffleOptions) -> None:
         self._options = options
         cycle = options.lanes * options.unit_rows
         # A lane's length follows from dealing units out in turn: all full cycles, then what the last cycle has for it.
         self._full_rows, self._left = num_samples // cycle * options.unit_rows, num_samples % cycle
-        self._windows_a_lane = (self._full_rows + options.unit_rows) // options.window_rows + 1
-        longest = min(options.window_rows, self._full_rows + min(options.unit_rows, self._left or options.unit_rows))
-        lanes = min(options.lanes, -(-num_samples // options.unit_rows))  # the others are empty
-        self._kept = _Windows(longest, lanes * self._windows_a_lane, lanes, lambda key: self._window(key, seed, epoch))
+        longest = self._full_rows + min(options.unit_rows, self._left or options.unit_rows)
+        self.num_lanes = min(options.lanes, -(-num_samples // options.unit_rows))
+        """Those that are not empty."""
+        self.window_rows = min(options.window_rows, longest)
+        """Of the longest window."""
+        turned = np.arange(self.num_lanes, dtype=np.int64) * _GOLDEN % _GOLDEN_ONE * (longest > options.window_rows)
+        self._phases = turned * min(options.window_rows, longest) // _GOLDEN_ONE
 
-    def places(self, positions: Int64s) -> Int64s:
-        """Places on the line of ``positions``. Shapes (n,), both in [0, N)."""
+    def windows_of(self, positions: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+        """Lane, window of the lane, and row of the window, of each of ``positions``. Shapes (n,)."""
         o = self._options
-        unit, in_unit = np.divmod(positions, o.unit_rows)
-        turn, lane = np.divmod(unit, o.lanes)
-        window, in_window = np.divmod(turn * o.unit_rows + in_unit, o.window_rows)
-        permuted = self._kept.look_up(lane * self._windows_a_lane + window, in_window)
-        places = lane * self._full_rows
-        places += np.minimum(self._left, lane * o.unit_rows)
-        places += window * o.window_rows
-        places += permuted
-        return places
+        unit = positions // o.unit_rows
+        turn = unit // o.lanes
+        lane = unit - turn * o.lanes
+        phase = self._phases[lane]
+        offset = positions - (unit - turn) * o.unit_rows  # in the lane
+        window = (offset + phase) // o.window_rows
+        return lane, window, offset - np.maximum(window * o.window_rows - phase, 0)
 
-    def _window(self, key: int, seed: int, epoch: int) -> Int64s:
+    def span(self, lane: int, window: int) -> tuple[int, int]:
+        """Where on the line a window begins, and how many places it has."""
         o = self._options
-        lane, window = divmod(key, self._windows_a_lane)
-        lane_rows = self._full_rows + min(max(self._left - lane * o.unit_rows, 0), o.unit_rows)
-        rows = min(o.window_rows, lane_rows - window * o.window_rows)
-        return permutation(rows, seed, epoch, _WINDOW, (lane, window))
+        before = min(self._left, lane * o.unit_rows)
+        lane_rows = self._full_rows + min(self._left - before, o.unit_rows)
+        end = (window + 1) * o.window_rows - int(self._phases[lane])
+        start = max(end - o.window_rows, 0)
+        return lane * self._full_rows + before + start, min(end, lane_rows) - start
 
 
 class _Windows:
-    """Permutations of windows by key, side by side in one array, so that many are looked into at once.
+    """The samples of windows, side by side in one array, so that many are looked into at once.
 
-    :param rows: of the longest window.
-    :param windows: how many there are.
-    :param lanes: windows that are in use side by side; half as many more are kept, or what one look-up needs.
+    Two of each lane are kept, since one is left while the next is begun.
+
+    :param make: lane, window -> samples.
+    :param dtype: of the samples.
     """
 
-    def __init__(self, rows: int, windows: int, lanes: int, make: Callable[[int], Int64s]) -> None:
+    def __init__(self, lanes: Lanes, dtype: npt.DTypeLike, make: Callable[[int, int], Int64s]) -> None:
         self._make = make
-        self._comfortable = lanes + lanes // 2
-        most = min(windows, max(2 * lanes, min(_MOST_WINDOWS, _RESERVED_ROWS // rows)))
-        # Reserved, not used: memory is taken as windows are written.
-        self._permutations = np.empty((most, rows), dtype=np.int32 if rows < 2**31 else np.int64)
-        self._slots: OrderedDict[int, int] = OrderedDict()
+        self._held = np.full(2 * lanes.num_lanes, -1, dtype=np.int64)
+        """Which window is in the lanes' two slots."""
+        self._rows = np.full(2 * lanes.num_lanes, -1, dtype=np.int64)
+        """Where in ``_samples`` it is."""
+        self._samples = np.empty((min(64, 2 * lanes.num_lanes), lanes.window_rows), dtype=dtype)
+        self._used = 0
 
-    def look_up(self, keys: Int64s, rows: Int64s) -> Int64s:
-        """What each window puts at each row. Shapes (n,)."""
-        if len(keys) == 0:
-            return keys
-        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        run_keys = keys[starts].tolist()
-        needed = dict.fromkeys(run_keys)
-        if len(needed) > len(self._permutations):
-            half = len(keys) // 2
-            return np.concatenate((self.look_up(keys[:half], rows[:half]), self.look_up(keys[half:], rows[half:])))
-        self._have(needed)
-        slots = np.array([self._slots[key] for key in run_keys], dtype=np.int64)
-        return self._permutations[np.repeat(slots, np.diff(starts, append=len(keys))), rows]
+    def look_up(self, lane: Int64s, window: Int64s, row: Int64s) -> Int64s:
+        """The sample at each row. Shapes (n,)."""
+        slots = 2 * lane + (window & 1)
+        if (self._held[slots] != window).any():
+            wanted = self._held.copy()
+            wanted[slots] = window
+            if (wanted[slots] != window).any():  # more than two windows of a lane
+                half = len(lane) // 2
+                parts = (slice(None, half), slice(half, None))
+                return np.concatenate([self.look_up(lane[part], window[part], row[part]) for part in parts])
+            for slot in np.flatnonzero(wanted != self._held).tolist():
+                self._put(slot, int(wanted[slot]))
+        return self._samples[self._rows[slots], row].astype(np.int64, copy=False)
 
-    def _have(self, keys: Collection[int]) -> None:
-        """Make those of ``keys`` that are not kept, in place of those least recently used that are not among them."""
-        missing = []
-        for key in keys:
-            if key in self._slots:
-                self._slots.move_to_end(key)
-            else:
-                missing.append(key)
-        room = max(self._comfortable, len(keys))
-        for key in missing:
-            full = len(self._slots) >= min(room, len(self._permutations))
-            slot = self._slots.popitem(last=False)[1] if full else len(self._slots)
-            permuted = self._make(key)
-            self._permutations[slot, : len(permuted)] = permuted
-            self._slots[key] = slot
+    def _put(self, slot: int, window: int) -> None:
+        samples = self._make(slot // 2, window)
+        if self._rows[slot] < 0:
+            if self._used == len(self._samples):
+                self._samples = np.concatenate((self._samples, np.empty_like(self._samples)))
+            self._rows[slot] = self._used
+            self._used += 1
+        self._samples[self._rows[slot], : len(samples)] = samples
+        self._held[slot] = window
 
 
 class CountedNode(Protocol):
@@ -236,43 +240,57 @@ class CountedNode(Protocol):
 
 
 class TreeOrder:
-    """Place on the line -> sample index, by permuting the children of each node on the way."""
+    """Places on the line -> sample indices, by permuting the children of each node on the way."""
 
     def __init__(self, root: CountedNode, seed: int, epoch: int) -> None:
         self._root = root
         self._seed, self._epoch = seed, epoch
         self._laid = _Kept(_KEPT_CHILDREN)
 
-    def samples(self, places: Int64s) -> Int64s:
-        """Sample indices of ``places``. Shapes (n,), both in [0, N)."""
-        return self._below(self._root, places)
-
-    def _below(self, node: CountedNode, places: Int64s) -> Int64s:
-        """Sample indices of ``places`` counted from the node's own first place."""
-        if node.is_leaf:
-            return places + node.first
-        order, ends, shift = self._lay(node)
-        slot = np.searchsorted(ends, places, side="right")
-        samples = places + shift[slot]
-        if node.inner.any():
-            child = order[slot]
-            for i in np.unique(child[node.inner[child]]).tolist():
-                chosen = np.flatnonzero(child == i)
-                below = node.child(i)
-                samples[chosen] = self._below(below, samples[chosen] - below.first)
+    def samples(self, start: int, rows: int) -> Int64s:
+        """Sample indices of the places from ``start`` on. Shape (rows,)."""
+        samples = np.empty(rows, dtype=np.int64)
+        if rows:
+            self._fill(self._root, start, samples)
         return samples
 
-    def _lay(self, node: CountedNode) -> tuple[Int64s, Int64s, Int64s]:
+    def _fill(self, node: CountedNode, start: int, samples: Int64s) -> None:
+        """Sample indices of the places from ``start`` on, counted from the node's own first place; there is at least one."""
+        while not node.is_leaf:
+            order, ends, shift = self._lay(node)
+            first = int(ends.searchsorted(start, side="right"))
+            last = (
+                first
+                if start + len(samples) <= ends[first]
+                else int(ends.searchsorted(start + len(samples) - 1, "right"))
+            )
+            if first != last or not node.inner[order[first]]:
+                break
+            node = node.child(int(order[first]))
+            start += int(shift[first]) - node.first
+        else:
+            samples[:] = np.arange(node.first + start, node.first + start + len(samples))
+            return
+        stops = np.minimum(ends[first : last + 1] - start, len(samples))
+        lengths = stops.copy()
+        lengths[1:] -= stops[:-1]
+        np.add(np.arange(start, start + len(samples)), shift[first : last + 1].repeat(lengths), out=samples)
+        children = order[first : last + 1]
+        for at in np.flatnonzero(node.inner[children] & (lengths > 0)).tolist():
+            below, part = node.child(int(children[at])), samples[stops[at] - lengths[at] : stops[at]]
+            self._fill(below, int(part[0]) - below.first, part)
+
+    def _lay(self, node: CountedNode) -> tuple[npt.NDArray[np.int32], Int64s, Int64s]:
         """Children in their order, where each ends on the node's line, and what turns its places into sample indices."""
         key = (node.depth, node.first)
-        laid: tuple[Int64s, Int64s, Int64s] | None = self._laid.get(key)
+        laid: tuple[npt.NDArray[np.int32], Int64s, Int64s] | None = self._laid.get(key)
         if laid is None:
             counts = node.counts
             order = permutation(len(counts), self._seed, self._epoch, _CHILDREN, key)
             ends = np.cumsum(counts[order])
             firsts = np.cumsum(counts) - counts + node.first
-            laid = order, ends, firsts[order] - (ends - counts[order])
-            self._laid.put(key, 3 * len(counts), laid)
+            laid = order.astype(np.int32), ends, firsts[order] - (ends - counts[order])
+            self._laid.put(key, len(counts), laid)
         return laid
 
 
@@ -282,13 +300,18 @@ class Order:
     def __init__(
         self, root: CountedNode, num_samples: int, options: ShuffleOptions | None, seed: int = 0, epoch: int = 0
     ) -> None:
-        self._steps: tuple[LaneOrder, TreeOrder] | None = None
-        if options is not None and num_samples > 0:
-            self._steps = LaneOrder(num_samples, options, seed, epoch), TreeOrder(root, seed, epoch)
+        self._seed, self._epoch = seed, epoch
+        self._lanes = Lanes(num_samples, options) if options is not None and num_samples > 0 else None
+        if self._lanes is not None:
+            self._tree = TreeOrder(root, seed, epoch)
+            self._windows = _Windows(self._lanes, np.int32 if num_samples < 2**31 else np.int64, self._window)
 
     def samples(self, positions: Int64s) -> Int64s:
         """Sample indices at ``positions``. Shapes (n,)."""
-        if self._steps is None:
-            return positions
-        lanes, tree = self._steps
-        return tree.samples(lanes.places(positions))
+        return positions if self._lanes is None else self._windows.look_up(*self._lanes.windows_of(positions))
+
+    def _window(self, lane: int, window: int) -> Int64s:
+        assert self._lanes is not None
+        start, rows = self._lanes.span(lane, window)
+        order = permutation(rows, self._seed, self._epoch, _WINDOW, (lane, window))
+        return self._tree.samples(start, rows)[order]
