@@ -127,7 +127,7 @@ class _Known:
 
     def and_these(self, found: list[Leaf]) -> _Known:
         firsts = np.array([leaf.first for leaf in found], dtype=np.int64)
-        ends = firsts + [leaf.count for leaf in found]
+        ends = firsts + np.array([leaf.count for leaf in found], dtype=np.int64)
         self.leaves.update((leaf.first, leaf) for leaf in found if leaf.values is None)
         firsts, ends = np.concatenate((self.firsts, firsts)), np.concatenate((self.ends, ends))
         order = firsts.argsort(kind="stable")
@@ -223,9 +223,9 @@ class Manifest:
         if len(missing):
             self._known = known if len(known.firsts) <= _KNOWN_LEAVES else known.only(members)
         firsts = known.firsts[members].tolist()
-        leaves = list(map(known.leaves.get, firsts))
-        if None in leaves:
-            leaves = [leaf or self._leaf_at(first) for first, leaf in zip(firsts, leaves, strict=True)]
+        leaves = [leaf for leaf in map(known.leaves.get, firsts) if leaf]
+        if len(leaves) < len(firsts):
+            leaves = [known.leaves.get(first) or self._leaf_at(first) for first in firsts]
         return leaves, member, samples - known.firsts[at]
 
     def _find(self, samples: Int64s) -> list[Leaf]:
