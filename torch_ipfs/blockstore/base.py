@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch_ipfs.codec import multihash
@@ -95,6 +95,21 @@ class PinningBlockstore(Blockstore, Protocol):
 
     def pins(self) -> dict[CID, str]:
         """What is pinned, each with its kind: ``"recursive"`` or ``"direct"``."""
+        ...
+
+
+@runtime_checkable
+class LinkedBlockstore(Protocol):
+    """A store that can give many blocks that one node links to faster than one by one."""
+
+    def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:
+        """Blocks of ``cids``, to which ``node`` links, each verified, by its multihash and in any order.
+
+        What does not come is to be asked for one by one, also after an error.
+
+        :returns: ``None`` where asking one by one is better. Closing it breaks off what is on its way.
+        :raises TorchIPFSError: no more of them will come, and why.
+        """
         ...
 
 

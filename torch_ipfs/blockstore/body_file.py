@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,16 @@ class BodyFile(io.RawIOBase):
 
     An answer is asked for again only while none has come. Reading raises what ends it early.
 
+    :param once_within_s: for whoever has another way to what is read: the answer is asked for once, and reads may wait for
+        so long, together, before they are allowed more time.
     :raises TransportError: the request failed, the body broke off, or it took longer than was allowed.
     """
 
-    def __init__(self, transport: Transport, request: Request) -> None:
+    def __init__(self, transport: Transport, request: Request, *, once_within_s: float | None = None) -> None:
         self._transport = transport
         self._request = request
+        self._is_asked_once = once_within_s is not None
+        self._timeout_s = min(transport.timeout_s, once_within_s or math.inf)
         self._thread = transport.loop_thread()
         self._context = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
@@ -34,7 +39,15 @@ class BodyFile(io.RawIOBase):
 
     def allow_time(self) -> None:
         """Allow the reads from here on to wait for as long, together, as one call may take."""
-        self._left_s = self._transport.timeout_s
+        self._left_s = self._timeout_s
+
+    def is_over(self, within_s: float) -> bool:
+        """Whether the body ends here, as its end is heard of in time; its connection can then be used again."""
+        self._left_s = min(self._timeout_s, within_s)
+        try:
+            return not self.read(1)
+        except TransportError:
+            return False
 
     def readable(self) -> bool:
         return True
@@ -69,7 +82,8 @@ class BodyFile(io.RawIOBase):
         try:
             async with asyncio.timeout(self._left_s) as limit:
                 if self._response is None:
-                    self._response = await self._transport.patiently(self._request, self._open)
+                    patiently = self._transport.once if self._is_asked_once else self._transport.patiently
+                    self._response = await patiently(self._request, self._open)
                 return await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as failure:
             what = "is too slow" if limit.expired() else f"broke off: {self._transport.describe(failure)}"

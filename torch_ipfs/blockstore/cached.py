@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch_ipfs.blockstore.base import Block, Blockstore, StrPath, identity_block
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block
+from torch_ipfs.blockstore.cache_packs import Pack
 from torch_ipfs.blockstore.cached_reads import CachedReads
 from torch_ipfs.blockstore.directories import cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
@@ -107,6 +108,17 @@ class CachedBlockstore:
         """As the protocol has it; what the cache lacks is asked of the store below by its own ``get_many``."""
         reads = CachedReads(self._here().blocks, self._window_bytes)
         return reads.answers(cids, return_exceptions=return_exceptions)
+
+    def linked_at_hand(self, node: CID) -> Pack | None:
+        """What the cache has of the blocks that a node links to, where they came together."""
+        return self._here().disk.pack(node)
+
+    def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:
+        """As :class:`~torch_ipfs.blockstore.base.LinkedBlockstore` has it; what comes is kept in one file."""
+        blocks = self._here().blocks
+        if not isinstance(self._store, LinkedBlockstore) or blocks.has_most(cids):
+            return None
+        return blocks.linked(self._store, node, cids)
 
     def at_hand(self, cid: CID) -> Block | None:
         """The block, if the cache has it and need not hash much for it; the store below is not asked."""

@@ -6,12 +6,13 @@ complete is decided by the links: each block that a link names must have come. W
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import io
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import IO, Literal, cast
+from typing import Literal
 
 from torch_ipfs import codec
-from torch_ipfs.blockstore.base import identity_block, verify
+from torch_ipfs.blockstore.base import Block, identity_block, verify
 from torch_ipfs.blockstore.body_file import BodyFile
 from torch_ipfs.blockstore.pins import links
 from torch_ipfs.blockstore.transport import Request, Transport
@@ -24,6 +25,14 @@ DagScope = Literal["block", "entity", "all"]
 
 MAX_UNASKED_BYTES = 64 * 2**20
 """Blocks that are sent twice, or before a block that links to them, are passed on; a server may not go on with it."""
+
+LINKED_WITHIN_S = 5.0
+
+MAX_STRAY_BYTES = 4 * 2**20
+"""Bytes of blocks that come with those that are wanted, and over theirs: the node, and what the blocks link to."""
+
+_END_WITHIN_S = 0.25
+_READ_BYTES = 256 * 2**10
 
 _LINK_TAG = b"\xd8\x2a"
 
@@ -63,9 +72,43 @@ def verified_blocks(
         )
 
 
+def linked_blocks(
+    transport: Transport, request: Request, node: CID, cids: Iterable[CID]
+) -> Generator[tuple[bytes, Block], None, None]:
+    """Those of the blocks ``cids``, to which ``node`` links, that come in a CAR of it, each verified, with its multihash.
+
+    For whoever asks for the rest one by one: the CAR is asked for once, given up when none of them has come for
+    ``LINKED_WITHIN_S``, and not read any further when too much else comes in it, as where the blocks link to large DAGs.
+
+    :raises HashMismatch: one does not hash to its CID.
+    :raises TorchIPFSError: what else ended the CAR before all of them had come.
+    """
+    source = transport.endpoint.source
+    missing = {cid.multihash for cid in cids if identity_block(cid) is None}
+    linked_bytes = stray_bytes = 0
+    with closing(BodyFile(transport, request, once_within_s=LINKED_WITHIN_S)) as body:
+        for cid, data in _parsed(body, node, source):
+            multihash = cid.multihash
+            if multihash not in missing:
+                stray_bytes += len(data)
+                if stray_bytes > linked_bytes + MAX_STRAY_BYTES:
+                    raise TransportError(f"{stray_bytes} bytes of the CAR are of other blocks", cid=node, source=source)
+                continue
+            verify(cid, data, source, max_block_bytes=transport.options.max_block_bytes)
+            missing.remove(multihash)
+            linked_bytes += len(data)
+            yield multihash, data
+            if not missing:
+                body.is_over(_END_WITHIN_S)
+                return
+            body.allow_time()
+    raise TransportError(f"the CAR ended without {len(missing)} of the blocks asked for", cid=node, source=source)
+
+
 def _parsed(body: BodyFile, root: CID, source: str) -> Iterator[tuple[CID, bytes]]:
     try:
-        yield from car.iter_blocks(cast(IO[bytes], body), verify=False)
+        # The reader takes what a read of the body gives, and asks for no more than it needs.
+        yield from car.iter_blocks(io.BufferedReader(body, _READ_BYTES), verify=False)
     except CodecError as error:
         raise TransportError(f"the CAR that came is cut or damaged: {error}", cid=root, source=source) from None
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import time
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,21 @@ from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block
 from torch_ipfs.blockstore.block_files import load
 from torch_ipfs.blockstore.cache_eviction import CacheEviction
 from torch_ipfs.blockstore.cache_files import LONGEST_MULTIHASH_BYTES, CacheFiles
+from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
 from torch_ipfs.blockstore.cache_usage import CacheUsage
 from torch_ipfs.blockstore.kept_blocks import Identity, KeptBlocks, most_maps
 from torch_ipfs.blockstore.single_flight import claims_at
 from torch_ipfs.codec import multihash as multihashes
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import CodecError
 
 logger = logging.getLogger("torch_ipfs.blockstore.cached")
 
 MOST_CHECKED = 2**18
 """Blocks of which a process remembers that it checked them; of a forgotten one the hash is taken again."""
+
+MOST_PACKS = 512
+"""Packs that a process keeps open; one of those that we write has 2 MiB, and its index takes half of that."""
 
 NO_WRITES_S = 60.0
 """How long a cache that could not be written is not written."""
@@ -64,6 +71,7 @@ class DiskCache:
         self._maps = KeptBlocks(keep_mapped_bytes, most_maps())
         self._copies = KeptBlocks(keep_copied_bytes)
         self._checked: dict[bytes, Identity] = {}
+        self._packs: OrderedDict[bytes, tuple[Identity, Pack]] = OrderedDict()
         self._no_writes_until = 0.0
         self._mutex = threading.Lock()
         self._is_swept = False
@@ -148,8 +156,7 @@ class DiskCache:
         except FileNotFoundError:  # the folder was deleted while we wrote; it will be there for the next block
             return False
         except OSError as error:
-            self._no_writes_until = time.monotonic() + NO_WRITES_S
-            self._warn("written", error)
+            self.cannot_write(error)
             return False
         return True
 
@@ -164,6 +171,59 @@ class DiskCache:
             raise
         self._eviction.written(len(data))
         self._remember(multihash, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+    def pack(self, node: CID) -> Pack | None:
+        """The pack of what a node links to, if it is there."""
+        key = key_of(node.multihash)
+        path = self._files.path(key.hex())
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return None
+        identity = status.st_ino, status.st_mtime_ns, status.st_size
+        self._touch(path, status)
+        with self._mutex:
+            kept = self._packs.get(key)
+            if kept is not None and kept[0] == identity:
+                self._packs.move_to_end(key)
+                return kept[1]
+        try:
+            pack = Pack(path, lambda: self._remove_bad(key, status.st_size))
+        except (CodecError, ValueError):
+            self._remove_bad(key, status.st_size)
+            return None
+        except OSError as error:
+            self._warn("read", error)
+            return None
+        with self._mutex:
+            self._packs[key] = identity, pack
+            while len(self._packs) > MOST_PACKS:
+                self._packs.popitem(last=False)
+        return pack
+
+    def pack_writer(self, node: CID) -> PackWriter | None:
+        """Begin a pack, if there is a cache to write to."""
+        if not self.is_writable or len(key_of(node.multihash)) > LONGEST_MULTIHASH_BYTES:
+            return None
+        try:
+            return PackWriter(self._files, self._eviction, node)
+        except OSError as error:
+            self.cannot_write(error)
+            return None
+
+    def finish_pack(self, writer: PackWriter) -> None:
+        """Put a pack in place, if there is room for it."""
+        try:
+            writer.finish(self._limit())
+        except FileNotFoundError:  # as in write
+            return
+        except OSError as error:
+            self.cannot_write(error)
+
+    def cannot_write(self, error: OSError) -> None:
+        """Leave the cache alone for some time, and say so once."""
+        self._no_writes_until = time.monotonic() + NO_WRITES_S
+        self._warn("written", error)
 
     def total_bytes(self) -> int:
         """The bytes of all blocks that the node holds here; 0 where that cannot be told."""
@@ -188,6 +248,8 @@ class DiskCache:
         """Let go of what is at hand. Blocks that were given out stay whole."""
         self.give_back()
         self._maps.clear()
+        with self._mutex:
+            self._packs.clear()
         self._copies.clear()
 
     def _limit(self) -> int:
@@ -226,6 +288,7 @@ class DiskCache:
         self._maps.drop(multihash)
         self._copies.drop(multihash)
         with self._mutex:
+            self._packs.pop(multihash, None)
             self.evictions += 1
 
     def _warn(self, what: str, error: OSError) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
-from torch_ipfs.blockstore.base import Block, Blockstore, identity_block
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, identity_block
+from torch_ipfs.blockstore.cache_packs import PackWriter, key_of
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
 from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TransportError
+
+MOST_LOOKED_FOR = 64
+"""Of a node's blocks, how many are looked for in the cache before a stream of all is begun."""
 
 
 @dataclass(slots=True)
@@ -73,12 +79,71 @@ class FetchOnce:
         self.count_hit(len(block))
         return block
 
+    def has_most(self, cids: Sequence[CID]) -> bool:
+        """Whether the cache has most of these blocks by themselves, as some of them tell."""
+        some = cids[:: max(1, len(cids) // MOST_LOOKED_FOR)]
+        return 2 * sum(self.disk.has(cid.multihash) for cid in some) > len(some)
+
+    def linked(
+        self, store: LinkedBlockstore, node: CID, cids: Sequence[CID]
+    ) -> Generator[tuple[bytes, Block], None, None]:
+        """What ``node`` links to, in one go, which one process does at a time: from the cache's pack, else from the store."""
+        claims, key = self.disk.claims, key_of(node.multihash)
+        claimed = self.disk.is_writable and claims.claim_within(
+            key, self._wait_s, lambda: self.disk.pack(node) is not None
+        )
+        try:
+            pack = self.disk.pack(node)
+            if pack is not None:
+                for cid in cids:
+                    if (block := pack.get(cid.multihash)) is not None:
+                        self.count_hit(len(block))
+                        yield cid.multihash, block
+                return
+            blocks = store.get_linked(node, cids)
+            if blocks is not None:
+                yield from self._packed(node, self.check.linked(blocks), at_least=len(cids) // 2)
+        finally:
+            if claimed:
+                claims.release(key)
+
+    def _packed(
+        self, node: CID, blocks: Generator[tuple[bytes, Block], None, None], at_least: int
+    ) -> Generator[tuple[bytes, Block], None, None]:
+        """``blocks``, which are put into a pack. It is kept if so many came: the rest is then missing, or in files."""
+        writer = self.disk.pack_writer(node)
+        try:
+            with closing(blocks):
+                for multihash, block in blocks:
+                    self._count_miss(len(block))
+                    if writer is not None:
+                        writer = self._added(writer, multihash, block)
+                    yield multihash, block
+        finally:
+            if writer is not None and writer.num_blocks > at_least:
+                self.disk.finish_pack(writer)
+            elif writer is not None:
+                writer.discard()
+
+    def _added(self, writer: PackWriter, multihash: bytes, block: Block) -> PackWriter | None:
+        """Add a block to a pack; ``None`` where that cannot be."""
+        try:
+            writer.add(multihash, block)
+        except OSError as error:
+            writer.discard()
+            self.disk.cannot_write(error)
+            return None
+        return writer
+
     def keep(self, multihash: bytes, block: Block) -> bool:
         """Note that a block was fetched, and put it into the cache; whether it is there now."""
+        self._count_miss(len(block))
+        return self.disk.write(multihash, block)
+
+    def _count_miss(self, size_bytes: int) -> None:
         with self._mutex:
             self._counts.misses += 1
-            self._counts.miss_bytes += len(block)
-        return self.disk.write(multihash, block)
+            self._counts.miss_bytes += size_bytes
 
     def count_hit(self, size_bytes: int) -> None:
         """Note that a block came from the cache."""

@@ -7,11 +7,11 @@ to the CID that was asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
-from torch_ipfs.blockstore.car_stream import DagScope, verified_blocks
+from torch_ipfs.blockstore.car_stream import DagScope, linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import gateway_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.transport import Refusal, Request, Transport, later_or_broken
@@ -38,6 +38,9 @@ class GatewayBlockstore:
     :param options: as :class:`~torch_ipfs.blockstore.fetch_options.FetchOptions` tells.
     :raises OptionError: an argument cannot work.
     """
+
+    is_remote = True
+    """Datasets put the node's cache before it."""
 
     def __init__(
         self,
@@ -88,9 +91,11 @@ class GatewayBlockstore:
         :raises BlockError: as :meth:`get`.
         :raises TransportError: as :meth:`get`; also where the stream broke off, is no CAR, or lacks blocks.
         """
-        query = f"format=car&dag-scope={dag_scope}"
-        request = Request("GET", f"/ipfs/{cid}", query, _CAR, cid)
-        return verified_blocks(self._transport, request, cid, dag_scope)
+        return verified_blocks(self._transport, _car_request(cid, dag_scope), cid, dag_scope)
+
+    def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None]:
+        """As :class:`~torch_ipfs.blockstore.base.LinkedBlockstore` has it, out of one CAR stream."""
+        return linked_blocks(self._transport, _car_request(node, "all"), node, cids)
 
     def has(self, cid: CID) -> bool:
         """Whether the gateway says that it has ``cid`` at hand (``only-if-cached``: it is asked not to look elsewhere)."""
@@ -127,6 +132,10 @@ class GatewayBlockstore:
 
     def _refuse(self, what: str, cid: CID | None) -> NoReturn:
         raise TransportError(f"a gateway {what}", cid=cid, source=self.source)
+
+
+def _car_request(cid: CID, dag_scope: DagScope) -> Request:
+    return Request("GET", f"/ipfs/{cid}", f"format=car&dag-scope={dag_scope}", _CAR, cid)
 
 
 def _judge(refusal: Refusal, request: Request, source: str) -> Exception:

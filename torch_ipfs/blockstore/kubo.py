@@ -10,13 +10,13 @@ import io
 import json
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.body_file import BodyFile
-from torch_ipfs.blockstore.car_stream import verified_blocks
+from torch_ipfs.blockstore.car_stream import linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.kubo_answer import judge, told
@@ -50,6 +50,9 @@ class KuboBlockstore:
     :param options: as :class:`~torch_ipfs.blockstore.fetch_options.FetchOptions` tells.
     :raises OptionError: an argument cannot work.
     """
+
+    is_remote = True
+    """Datasets put the node's cache before it."""
 
     def __init__(
         self,
@@ -103,6 +106,10 @@ class KuboBlockstore:
         :raises TransportError: as :meth:`get`; also where the stream broke off or lacks blocks.
         """
         return verified_blocks(self._transport, self._command("dag/export", cid), cid, "all")
+
+    def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None]:
+        """As :class:`~torch_ipfs.blockstore.base.LinkedBlockstore` has it, out of one CAR stream."""
+        return linked_blocks(self._transport, self._command("dag/export", node), node, cids)
 
     def export(self, cid: CID, file: BinaryIO) -> None:
         """Write the whole DAG below ``cid`` as a CAR to ``file``, open for writing bytes.

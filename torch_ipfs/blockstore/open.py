@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.car_file import CarBlockstore
@@ -49,6 +50,25 @@ def open_blockstore(source: Source = None) -> Blockstore:
     raise OptionError(f"cannot open blocks from a {type(source).__name__}: {FORMS}")
 
 
+def open_cached(source: Source = None) -> Blockstore:
+    """As :func:`open_blockstore`, with the cache of this machine before stores of the network that come without one.
+
+    A shuffled epoch needs a shard again when others have taken its place in memory. Who wants no cache says so:
+    ``CachedBlockstore(store, cache_bytes=0)``, or TORCH_IPFS_CACHE_BYTES=0.
+    """
+    store = open_blockstore(source)
+    if not is_remote(store):
+        return store
+    from torch_ipfs.blockstore.cached import CachedBlockstore
+
+    return CachedBlockstore(store)
+
+
+def is_remote(store: Blockstore | None) -> bool:
+    """Whether it has its blocks from the network alone, and no cache."""
+    return bool(getattr(store, "is_remote", False))
+
+
 def _open_default() -> Blockstore:
     named = [name.strip() for name in os.environ.get("TORCH_IPFS_SOURCE", "").split(",")]
     named = [name for name in named if name]
@@ -70,9 +90,11 @@ def _open_all(sources: Sequence[Source]) -> Blockstore:
     for source in [*sources, None]:
         store = None if source is None else open_blockstore(source)
         if isinstance(store, CachedBlockstore) and store is not source:
+            store = store.store
+        if is_remote(store):
             # One cache before all such neighbours: with caches of their own, one that is slow would hold a block's claim,
             # and the next one's cache would wait for it.
-            below.append(store.store)
+            below.append(cast(Blockstore, store))
             continue
         if below:
             stores.append(CachedBlockstore(below[0] if len(below) == 1 else TieredBlockstore(below)))

@@ -59,6 +59,20 @@ class Retry:
             so_far = f"; an attempt before ended with: {failures[-1]}" if failures else ""
             raise Later(f"no whole answer within {self._timeout_s:g} s{so_far}") from None
 
+    async def once(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of ``attempt``, made once.
+
+        :raises Later: it failed, or the host has asked to be left alone for a while.
+        """
+        if self._hold_until > time.monotonic():
+            raise Later("the host has asked to be left alone")
+        try:
+            return await attempt()
+        except Later as failure:
+            _log.info("%s: %s", self._source, failure)
+            self._hold(failure.retry_after_s)
+            raise
+
     async def _repeated(self, attempt: Callable[[], Awaitable[T]], failures: list[Later]) -> T:
         async def once() -> T:
             if (wait_s := self._hold_until - time.monotonic()) > 0:

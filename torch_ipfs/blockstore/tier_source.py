@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.fetch_ahead import source_of
@@ -73,6 +75,36 @@ class TierSource:
         """The block, if the store is a cache that has it."""
         at_hand = getattr(self.store, "at_hand", None)
         return None if at_hand is None else at_hand(cid)
+
+    def has_any(self, cids: Sequence[CID]) -> bool:
+        """Whether it has the first or the last of these blocks, and so probably all of them."""
+        try:
+            return any(self.store.has(cid) for cid in (*cids[:1], *cids[-1:]))
+        except (TorchIPFSError, OSError):
+            return False
+
+    def linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:
+        """What ``node`` links to, if the store gives that in one go. What goes wrong counts as for single blocks."""
+        blocks = self.store.get_linked(node, cids) if isinstance(self.store, LinkedBlockstore) else None
+        return None if blocks is None else self._counted(node, self._check.linked(blocks))
+
+    def _counted(
+        self, node: CID, blocks: Generator[tuple[bytes, Block], None, None]
+    ) -> Generator[tuple[bytes, Block], None, None]:
+        asked_at = time.monotonic()
+        served = size_bytes = 0
+        try:
+            with closing(blocks):
+                for multihash, block in blocks:
+                    served, size_bytes = served + 1, size_bytes + len(block)
+                    yield multihash, block
+        except TorchIPFSError as error:
+            self.failed(node if error.cid is None else CID.parse(error.cid), error, asked_at)
+            raise
+        finally:
+            if served:
+                self._answered(asked_at, served=served, bytes=size_bytes)
+                logger.debug("%d blocks that %s links to from %s", served, node, self.name)
 
     def gave(self, cid: CID, block: Block, asked_at: float) -> None:
         """It gave the block that was then used."""

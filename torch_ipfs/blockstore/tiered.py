@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from torch_ipfs.blockstore.base import Block, Blockstore, identity_block
 from torch_ipfs.blockstore.fetch_ahead import source_of
@@ -90,6 +90,11 @@ class TieredBlockstore:
         return self._stores
 
     @property
+    def is_remote(self) -> bool:
+        """Whether all its sources are of the network."""
+        return all(getattr(store, "is_remote", False) for store in self._stores)
+
+    @property
     def source(self) -> str:
         """The names of the sources, in their order."""
         return ", ".join(source_of(store) for store in self._stores)
@@ -115,6 +120,15 @@ class TieredBlockstore:
 
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
         return TierReads(self._sources(), self._options).answers(cids, return_exceptions=return_exceptions)
+
+    def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:
+        """As :class:`~torch_ipfs.blockstore.base.LinkedBlockstore` has it, from the first source that is up."""
+        for source in self._sources():
+            if source.is_local and source.has_any(cids):
+                return None
+            if source.is_up and (blocks := source.linked(node, cids)) is not None:
+                return blocks
+        return None
 
     def has(self, cid: CID) -> bool:
         """Whether any source holds ``cid``.

@@ -195,6 +195,13 @@ class Transport:
         except Later as failure:
             raise TransportError(str(failure), cid=request.cid, source=self.endpoint.source) from None
 
+    async def once(self, request: Request, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of ``attempt``, which is not repeated, and not made while the service wants to be left alone."""
+        try:
+            return await self.retry.once(attempt)
+        except Later as failure:
+            raise TransportError(str(failure), cid=request.cid, source=self.endpoint.source) from None
+
     @asynccontextmanager
     async def answer(self, session: aiohttp.ClientSession, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
         """One attempt: the answer, whose status is 200 and whose body is as it was sent, not compressed."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
+
 from torch_ipfs.blockstore.base import Block, Blockstore, verify
 from torch_ipfs.codec.cid import CID
 
@@ -26,3 +29,14 @@ class Checked:
         if not self._verifies_itself:
             verify(cid, block, self._source)
         return block
+
+    def linked(self, blocks: Generator[tuple[bytes, Block], None, None]) -> Generator[tuple[bytes, Block], None, None]:
+        """``blocks``, by their multihashes, each checked in the same way."""
+        return blocks if self._verifies_itself else self._checked(blocks)
+
+    def _checked(
+        self, blocks: Generator[tuple[bytes, Block], None, None]
+    ) -> Generator[tuple[bytes, Block], None, None]:
+        with closing(blocks):
+            for multihash, block in blocks:
+                yield multihash, self(CID.from_multihash("raw", multihash), block)

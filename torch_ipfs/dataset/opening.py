@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch_ipfs.blockstore import open_blockstore
 from torch_ipfs.blockstore.base import Block, Blockstore
-from torch_ipfs.blockstore.open import Source
+from torch_ipfs.blockstore.open import Source, open_cached
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.reader import Reader
@@ -68,7 +67,7 @@ class Opening:
     @property
     def store(self) -> Blockstore:
         if self._store is None:
-            self._store = open_blockstore(self._source)
+            self._store = open_cached(self._source)
         return self._store
 
     @property

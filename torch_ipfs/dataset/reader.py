@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
 from torch_ipfs.dataset.leaves import (
@@ -26,6 +26,7 @@ from torch_ipfs.dataset.leaves import (
     shard_of,
     shards_of_rows,
 )
+from torch_ipfs.dataset.linked import LinkedReads, Streaming, Wanted
 from torch_ipfs.dataset.shards import ShardTable
 from torch_ipfs.dataset.shared import BLOCKS, SAMPLES, SHARDS
 from torch_ipfs.errors import TorchIPFSError, TransportError
@@ -103,6 +104,7 @@ class Reader:
         self._broken: dict[int, TorchIPFSError] = {}
         self.known_blocks: dict[CID, Block] = {}
         """Blocks of linked samples that were read before the first pass; each is used once."""
+        self.streaming = Streaming()
         self.counters: Int64s = np.zeros(3, dtype=np.int64)
 
     @property
@@ -209,8 +211,8 @@ class BatchStream:
         self._batches = _split(reader, plan)
         self._looked: deque[_Planned] = deque()
         self._looked_rows = 0
-        self._requests: deque[tuple[_Planned, int, CID, bool]] = deque()
-        self._asked: deque[tuple[_Planned, int, CID, bool]] = deque()
+        self._requests: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
+        self._asked: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
         self._requested: set[int] = set()
         self._blocks: Iterator[Block | TorchIPFSError] | None = None
         self._passing: list[int] = []
@@ -264,7 +266,7 @@ class BatchStream:
                     self._look_by_row(planned, slot, leaf.leaf)
                 elif leaf.format == "arrow" and slot not in self._requested and reader.error_of(slot) is None:
                     self._requested.add(slot)
-                    self._request(planned, slot, leaf.cid, False)
+                    self._request(planned, slot, leaf.cid, None)
         return True
 
     def _look_by_row(self, planned: _Planned, slot: int, leaf: Leaf) -> None:
@@ -279,29 +281,40 @@ class BatchStream:
             if not isinstance(link, CID):
                 planned.values[place] = link
             elif (known := self._reader.known_blocks.pop(link, None)) is None:
-                self._request(planned, place, link, True)
+                self._request(planned, place, link, leaf)
             else:
                 self._reader.counters[BLOCKS] += 1
                 planned.values[place] = _value_or_error(link, known, self._reader.store)
 
-    def _request(self, planned: _Planned, key: int, cid: CID, linked: bool) -> None:
+    def _request(self, planned: _Planned, key: int, cid: CID, linked_by: Leaf | None) -> None:
         planned.awaited += 1
-        self._requests.append((planned, key, cid, linked))
+        self._requests.append((planned, key, cid, linked_by))
 
     def _ask(self) -> Iterator[CID]:
         """CIDs in the order in which they are needed, for ``get_many`` to pull as far as its window allows."""
-        while True:
-            if self._requests:
-                request = self._requests.popleft()
-                self._asked.append(request)
-                yield request[2]
-            elif self._looked_rows >= _LOOKAHEAD_ROWS or not self._look():
-                return
+        while (wanted := self._next_wanted()) is not None:
+            yield wanted[0]
+
+    def _next_wanted(self) -> Wanted | None:
+        """The CID that is needed next, and the leaf that links to it; ``None`` where enough is asked for."""
+        while not self._requests:
+            if self._looked_rows >= _LOOKAHEAD_ROWS or not self._look():
+                return None
+        request = self._requests.popleft()
+        self._asked.append(request)
+        return request[2], request[3]
+
+    def _answers(self) -> Iterator[Block | TorchIPFSError]:
+        """The blocks of what is asked for from here on, in that order."""
+        reader = self._reader
+        if self._requests and self._requests[0][3] is not None and isinstance(reader.store, LinkedBlockstore):
+            return LinkedReads(reader.store, self._next_wanted, reader.values, reader.streaming).answers()
+        return reader.store.get_many(self._ask(), return_exceptions=True)
 
     def _receive(self) -> None:
         """Take the next block that was asked for."""
         if self._blocks is None:
-            self._blocks = self._reader.store.get_many(self._ask(), return_exceptions=True)
+            self._blocks = self._answers()
         block = next(self._blocks, None)
         if block is None:
             self._blocks = None
@@ -312,10 +325,10 @@ class BatchStream:
                     source=getattr(self._reader.store, "source", None),
                 )
             return
-        planned, key, cid, linked = self._asked.popleft()
+        planned, key, cid, linked_by = self._asked.popleft()
         planned.awaited -= 1
         self._reader.counters[BLOCKS] += not isinstance(block, TorchIPFSError)
-        if linked:
+        if linked_by is not None:
             planned.values[key] = _value_or_error(cid, block, self._reader.store)
         else:
             self._requested.discard(key)

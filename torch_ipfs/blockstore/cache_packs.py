@@ -1,0 +1,127 @@
+"""Packs of a disk cache: the small blocks that one node links to, kept as they came, in one file and mapped.
+
+A file a block would take longer to write than the block takes to come. A pack is a CARv1 whose blocks have raw CIDs. Among the
+cache's files it has a name like theirs, of what is no multihash: the code of CARs (multicodec) before the node's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from torch_ipfs.blockstore.base import Block
+from torch_ipfs.blockstore.cache_eviction import CacheEviction
+from torch_ipfs.blockstore.cache_files import CacheFiles
+from torch_ipfs.codec import car, varint
+from torch_ipfs.codec import multihash as multihashes
+from torch_ipfs.codec.cid import CID
+
+logger = logging.getLogger("torch_ipfs.blockstore.cached")
+
+_CAR_CODE = varint.encode(0x0202)
+_BUFFER_BYTES = 256 * 2**10
+
+
+def key_of(node: bytes) -> bytes:
+    """What stands for the pack of a node, by the node's multihash, where blocks have their multihashes."""
+    return _CAR_CODE + node
+
+
+class Pack:
+    """An open pack. A block's hash is taken when it is first read.
+
+    :raises CodecError: the file is damaged.
+    :raises OSError: it cannot be mapped.
+    """
+
+    def __init__(self, path: str, bad: Callable[[], None]) -> None:
+        with Path(path).open("rb") as file:
+            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self._places = {cid.multihash: slice(start, stop) for cid, start, stop in car.scan(self._view)[1]}
+        self._checked: set[bytes] = set()
+        self._bad = bad
+        self.num_bytes = len(self._view)
+
+    def __contains__(self, multihash: bytes) -> bool:
+        return multihash in self._places
+
+    def get(self, multihash: bytes) -> Block | None:
+        """The block; ``None`` where the pack has none, or a bad one, after which it has that no more."""
+        place = self._places.get(multihash)
+        if place is None:
+            return None
+        block = self._view[place]
+        if multihash not in self._checked:
+            if not multihashes.matches(multihash, block):
+                del self._places[multihash]
+                self._bad()
+                return None
+            self._checked.add(multihash)
+        return block
+
+
+class PackWriter:
+    """A pack that is being written; :meth:`finish` gives it its name, or removes it.
+
+    :raises OSError: it cannot be written.
+    """
+
+    def __init__(self, files: CacheFiles, eviction: CacheEviction, node: CID) -> None:
+        self._files, self._eviction = files, eviction
+        self._name = key_of(node.multihash).hex()
+        files.make_folders()
+        self._temporary = f"{files.temporary}/{secrets.token_hex(12)}"
+        self._file = Path(self._temporary).open("xb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by finish
+        with suppress(OSError):  # as for a block's file: a file system without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._car = car.CarWriter(self._file, [node])
+        self.num_blocks = 0
+
+    def add(self, multihash: bytes, block: Block) -> None:
+        """Append a verified block.
+
+        :raises OSError: there is no room.
+        """
+        self._car.write_block(CID.from_multihash("raw", multihash), block)
+        self.num_blocks += 1
+
+    def finish(self, limit_bytes: int) -> bool:
+        """Put the pack in place if there is room for it among the cache's; whether it is there.
+
+        :raises OSError: it could not be written; nothing is left behind.
+        """
+        size_bytes = self._car.size_bytes
+        try:
+            self._file.flush()
+            if size_bytes > limit_bytes or not self._eviction.reserve(size_bytes, limit_bytes):
+                self.discard()
+                return False
+            try:
+                now_ns = time.time_ns()
+                os.utime(self._file.fileno(), ns=(now_ns, now_ns))
+                path = Path(self._files.path(self._name))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Path(self._temporary).replace(path)
+            except OSError:
+                self._eviction.release(size_bytes)
+                raise
+            self._eviction.written(size_bytes)
+            self._file.close()
+        except OSError:
+            self.discard()
+            raise
+        return True
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with suppress(OSError):
+            Path(self._temporary).unlink()
+        with suppress(OSError):  # what is in its buffer may not fit on the disk
+            self._file.close()
