@@ -32,7 +32,7 @@ class Stored:
     victims: list[int]
 
 
-def stored(layout: str, num_samples: int = NUM_SAMPLES) -> Stored:
+def stored(layout: Any, num_samples: int = NUM_SAMPLES) -> Stored:
     """``num_samples`` samples of about 100 bytes; packed in shards of some ten of them, or linked by one node."""
     store = MemoryBlockstore()
     columns = {"x": np.arange(num_samples), "y": np.arange(12 * num_samples).reshape(num_samples, 12)}

@@ -84,7 +84,7 @@ class TierSource:
             return False
 
     def linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:
-        """What ``node`` links to, if the store gives that in one go. What goes wrong counts as for single blocks."""
+        """What ``node`` links to, if the store gives that in one go. Only bad blocks count against it: not all have streams."""
         blocks = self.store.get_linked(node, cids) if isinstance(self.store, LinkedBlockstore) else None
         return None if blocks is None else self._counted(node, self._check.linked(blocks))
 
@@ -98,7 +98,7 @@ class TierSource:
                 for multihash, block in blocks:
                     served, size_bytes = served + 1, size_bytes + len(block)
                     yield multihash, block
-        except TorchIPFSError as error:
+        except (HashMismatch, BlockTooLarge) as error:
             self.failed(node if error.cid is None else CID.parse(error.cid), error, asked_at)
             raise
         finally:

@@ -26,9 +26,10 @@ from torch_ipfs.dataset.leaves import (
     shard_of,
     shards_of_rows,
 )
-from torch_ipfs.dataset.linked import LinkedReads, Streaming, Wanted
+from torch_ipfs.dataset.linked import LinkedReads, Wanted
 from torch_ipfs.dataset.shards import ShardTable
 from torch_ipfs.dataset.shared import BLOCKS, SAMPLES, SHARDS
+from torch_ipfs.dataset.streams import Streaming, Streams
 from torch_ipfs.errors import TorchIPFSError, TransportError
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.rows import shard_from_rows
@@ -308,7 +309,8 @@ class BatchStream:
         """The blocks of what is asked for from here on, in that order."""
         reader = self._reader
         if self._requests and self._requests[0][3] is not None and isinstance(reader.store, LinkedBlockstore):
-            return LinkedReads(reader.store, self._next_wanted, reader.values, reader.streaming).answers()
+            streams = Streams(reader.store, reader.streaming)
+            return LinkedReads(reader.store, self._next_wanted, reader.values, reader.streaming, streams).answers()
         return reader.store.get_many(self._ask(), return_exceptions=True)
 
     def _receive(self) -> None:
