@@ -1,4 +1,4 @@
-"""Reading from a real Kubo node on this machine, measured against plain aiohttp and one raw CAR download.
+"""Datasets read from a real Kubo node on this machine, measured against plain aiohttp and one raw CAR download.
 
     python -m benchmarks.network [--tiny] [--rounds 5] [--json FILE]
 
@@ -13,13 +13,14 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,45 +28,60 @@ from statistics import median
 from typing import Any
 
 import aiohttp
+import numpy as np
 
 from benchmarks import machine
 from benchmarks.floors import Floor
 from benchmarks.report import short, table
 from tests.network.nodes import KuboNode, find_kubo
+from torch_ipfs import IPFSIterableDataset, write_dataset
 from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.cached import CachedBlockstore
+from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
+from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.write import HashFunction, LayoutName
 
-KiB, MiB = 2**10, 2**20
+HASH_FUNCTIONS: tuple[HashFunction, ...] = ("sha2-256", "blake3")
 IN_FLIGHT = 32
 DELAY_S = 0.05
+SMALL = "1 KiB, sha2-256"
 PROXIED = "1 MiB, blake3, through a proxy"
+NEAR, FAR = "without delay", "each request 50 ms later"
+IN_FLIGHT_LIMIT = "aiohttp, 32 in flight"
+COLD, WARM, CAR_FILE = "cold cache", "warm cache", "CAR file"
 IPFSHTTPCLIENT_BLOCKS = 500
 """One by one it takes long; so it gets the first few, and its speed is told for those."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Random blocks in the node, and a node that links to all of them."""
+    """A dataset in the node, and the blocks that it consists of but for its nodes."""
 
-    name: str
     root: CID
     cids: list[CID]
-    block_bytes: int
+    num_samples: int
+    car: Path
 
 
 @dataclass(slots=True)
 class Task:
-    """What is measured: ``run`` reads ``blocks`` blocks; seconds and CPU seconds of this process, a round each."""
+    """What is measured: ``run`` reads ``blocks`` blocks; seconds and CPU seconds of this process, a round each.
+
+    :param prepare: what is to be done before, unmeasured.
+    """
 
     blocks: int
     run: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
+        self.prepare()
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         self.run()
         self.seconds.append((time.perf_counter() - start_s) / self.blocks)
@@ -79,21 +95,32 @@ class Task:
 Group = dict[str, Task]
 
 
-def put_blocks(node: KuboBlockstore, name: str, count: int, block_bytes: int, hash_function: str) -> Blocks:
-    """Put random blocks into the node."""
-    rng = random.Random(f"{name} {hash_function}")
-    cids: list[CID] = []
+def put_dataset(
+    node: KuboBlockstore, folder: Path, layout: LayoutName, samples: int, hash_function: HashFunction
+) -> Blocks:
+    """Random samples of 3 KiB in packed shards of 1 MiB, or of 1 KiB in a block each, in the node and in a CAR file."""
+    sample_bytes = 3072 if layout == "packed" else 1000
+    rng = np.random.default_rng(samples)
+    x = rng.integers(0, 256, (samples, sample_bytes), dtype=np.uint8)
+    rows = ({"x": row.tobytes(), "label": number} for number, row in enumerate(x))
+    columns = {"x": x, "label": np.arange(samples, dtype=np.int64)}
+    path = folder / f"{layout}-{hash_function}.car"
+    root = write_dataset(columns if layout == "packed" else rows, path, layout=layout, hash_function=hash_function)
+    node.import_car(path)
+    with closing(CarBlockstore(path)) as store:
+        cids = list(_leaf_blocks(store, root))
+    return Blocks(root, cids, samples, path)
 
-    def blocks() -> Iterator[tuple[CID, bytes]]:
-        for _ in range(count):
-            data = rng.randbytes(block_bytes)
-            cids.append(CID.of(data, "raw", hash_function))
-            yield cids[-1], data
 
-    node.put_many(blocks())
-    root = dag_cbor.encode({"samples": cids})
-    node.put(CID.of(root, "dag-cbor"), root)
-    return Blocks(name, CID.of(root, "dag-cbor"), cids, block_bytes)
+def _leaf_blocks(store: Blockstore, node: CID) -> Iterator[CID]:
+    """The packed shards, or the samples, below a node of a dataset."""
+    value: dict[str, Any] = dag_cbor.decode(bytes(store.get(node)))
+    yield from value.get("samples", ())
+    for shard in value.get("shards", ()):
+        if shard["format"] == "arrow":
+            yield shard["cid"]
+        else:
+            yield from _leaf_blocks(store, shard["cid"])
 
 
 async def _aiohttp_in_flight(gateway: str, cids: Sequence[CID]) -> None:
@@ -134,39 +161,62 @@ def _drain(blocks: Iterable[object]) -> None:
         pass
 
 
-def _read_all(store: Blockstore, cids: Sequence[CID]) -> None:
-    _drain(store.get_many(cids))
+def _epoch(blocks: Blocks, source: Source, *, shuffle: bool) -> None:
+    """One epoch in batches of 64."""
+    dataset = IPFSIterableDataset(blocks.root, source, batch_size=64, shuffle=shuffle)
+    assert sum(len(batch["label"]) for batch in dataset) == blocks.num_samples
 
 
-def _shuffled(cids: Sequence[CID]) -> list[CID]:
-    return random.Random(0).sample(cids, len(cids))
+class Cache:
+    """A folder for a cache, made anew where it is to be cold."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def before(self, store: Blockstore) -> CachedBlockstore:
+        """The store behind the cache, as datasets have it by default."""
+        return CachedBlockstore(store, self._folder)
+
+    def clear(self) -> None:
+        """Make it cold."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def groups(node: KuboNode, rpc: KuboBlockstore, gateway: GatewayBlockstore, tiny: bool) -> dict[str, Group]:
+def groups(
+    node: KuboNode, rpc: KuboBlockstore, gateway: GatewayBlockstore, folder: Path, tiny: bool
+) -> dict[str, Group]:
     """What is measured next to each other."""
     found: dict[str, Group] = {}
-    packed_blocks, small_blocks = (8, 50) if tiny else (256, 10_000)
-    for hash_function in ("sha2-256", "blake3"):
-        packed = put_blocks(rpc, "packed", packed_blocks, MiB, hash_function)
-        found[f"1 MiB, {hash_function}"] = _reading(node, rpc, gateway, packed)
-    small = put_blocks(rpc, "small", small_blocks, KiB, "sha2-256")
-    few = small.cids[:IPFSHTTPCLIENT_BLOCKS]
-    found["1 KiB, sha2-256"] = _reading(node, rpc, gateway, small) | {
-        "ipfshttpclient, one by one": Task(len(few), lambda: _one_by_one(node.rpc_port, few))
+    packed_samples, small_samples = (2_000, 50) if tiny else (85_000, 10_000)
+    for hash_function in HASH_FUNCTIONS:
+        packed = put_dataset(rpc, folder, "packed", packed_samples, hash_function)
+        found[f"1 MiB, {hash_function}"] = _reading(node, gateway, packed, Cache(folder / hash_function))
+    small = put_dataset(rpc, folder, "samples", small_samples, "sha2-256")
+    few = random.Random(0).sample(small.cids, min(IPFSHTTPCLIENT_BLOCKS, len(small.cids)))
+    found[SMALL] = _reading(node, gateway, small, Cache(folder / "small")) | {
+        "aiohttp, one CAR": Task(len(small.cids), lambda: asyncio.run(_aiohttp_car(node.gateway, small.root))),
+        "gateway, get_car": Task(len(small.cids), lambda: _drain(gateway.get_car(small.root))),
+        "RPC, get_car": Task(len(small.cids), lambda: _drain(rpc.get_car(small.root))),
+        "ipfshttpclient, one by one": Task(len(few), lambda: _one_by_one(node.rpc_port, few)),
     }
     return found
 
 
-def _reading(node: KuboNode, rpc: KuboBlockstore, gateway: GatewayBlockstore, blocks: Blocks) -> Group:
-    cids, root, count = _shuffled(blocks.cids), blocks.root, len(blocks.cids)
-    return {
-        "aiohttp, 32 in flight": Task(count, lambda: asyncio.run(_aiohttp_in_flight(node.gateway, cids))),
-        "aiohttp, one CAR": Task(count, lambda: asyncio.run(_aiohttp_car(node.gateway, root))),
-        "gateway, get_many": Task(count, partial(_read_all, gateway, cids)),
-        "gateway, get_car": Task(count, lambda: _drain(gateway.get_car(root))),
-        "RPC, get_many": Task(count, partial(_read_all, rpc, cids)),
-        "RPC, get_car": Task(count, lambda: _drain(rpc.get_car(root))),
+def _reading(node: KuboNode, gateway: GatewayBlockstore, blocks: Blocks, cache: Cache) -> Group:
+    cids, count = random.Random(0).sample(blocks.cids, len(blocks.cids)), len(blocks.cids)
+    cached, uncached = cache.before(gateway), CachedBlockstore(gateway, cache_bytes=0)
+    found = {
+        IN_FLIGHT_LIMIT: Task(count, lambda: asyncio.run(_aiohttp_in_flight(node.gateway, cids))),
+        "get_many": Task(count, lambda: _drain(gateway.get_many(cids))),
     }
+    for shuffle, order in ((False, "in order"), (True, "shuffled")):
+        found |= {
+            f"batches {order}, no cache": Task(count, partial(_epoch, blocks, uncached, shuffle=shuffle)),
+            f"batches {order}, {COLD}": Task(count, partial(_epoch, blocks, cached, shuffle=shuffle), cache.clear),
+            f"batches {order}, {WARM}": Task(count, partial(_epoch, blocks, cached, shuffle=shuffle)),
+            f"batches {order}, {CAR_FILE}": Task(count, partial(_epoch, blocks, blocks.car, shuffle=shuffle)),
+        }
+    return found
 
 
 @contextmanager
@@ -183,21 +233,24 @@ def delay_proxy(port: int, delay_s: float) -> Iterator[str]:
 def measure(rounds: int, tiny: bool, say: Callable[[str], None]) -> dict[str, Group]:
     """Everything, measured ``rounds`` times, once more before that to open connections."""
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        node = KuboNode(find_kubo(), Path(folder), config={"Gateway.NoFetch": True})
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "node").mkdir()
+        node = KuboNode(find_kubo(), folder / "node", config={"Gateway.NoFetch": True})
         stack.callback(node.stop)
         node.start()
         rpc, gateway = KuboBlockstore(node.rpc), GatewayBlockstore(node.gateway)
         stack.callback(rpc.close)
         stack.callback(gateway.close)
-        found = groups(node, rpc, gateway, tiny)
-        packed = put_blocks(rpc, "packed", 8 if tiny else 256, MiB, "blake3")
-        proxied: Group = {}
-        for name, delay_s in (("without delay", 0.0), ("each request 50 ms later", DELAY_S)):
+        found = groups(node, rpc, gateway, folder, tiny)
+        packed = put_dataset(rpc, folder, "packed", 2_000 if tiny else 85_000, "blake3")
+        found[PROXIED] = {}
+        for name, delay_s in ((NEAR, 0.0), (FAR, DELAY_S)):
             store = GatewayBlockstore(stack.enter_context(delay_proxy(node.gateway_port, delay_s)))
             stack.callback(store.close)
-            proxied[name] = Task(len(packed.cids), partial(_read_all, store, packed.cids))
-        found[PROXIED] = proxied
+            cache = Cache(folder / "proxied")
+            found[PROXIED][name] = Task(
+                len(packed.cids), partial(_epoch, packed, cache.before(store), shuffle=False), cache.clear
+            )
         for number in range(-1, rounds):
             _measure_round(found, f"round {number + 1} of {rounds}", say, warm_up=number < 0)
     return found
@@ -208,29 +261,35 @@ def _measure_round(found: dict[str, Group], which: str, say: Callable[[str], Non
         say(f"{which}: {name}")
         for task in group.values():
             if warm_up:
+                task.prepare()
                 task.run()
             else:
                 task.measure()
 
 
 def floors(found: dict[str, Group]) -> list[Floor]:
-    """What is demanded of the figures."""
-    small = found["1 KiB, sha2-256"]
-    near, far = found[PROXIED].values()
-    demanded = [
-        Floor("1 MiB, sha2-256, gateway", _against(found["1 MiB, sha2-256"], "gateway, get_many"), 0.5),
-        Floor("1 MiB, blake3, gateway", _against(found["1 MiB, blake3"], "gateway, get_many"), 0.65),
-        Floor("1 KiB in order, against one CAR", small["gateway, get_car"].ratio(small["aiohttp, one CAR"]), 0.5),
-        Floor("1 KiB shuffled, gateway", _against(small, "gateway, get_many"), 0.6),
-        Floor("1 MiB, 50 ms a request, against none", far.ratio(near), 0.5),
-    ]
-    client = small["ipfshttpclient, one by one"]
-    demanded.append(Floor("1 KiB shuffled, against ipfshttpclient", small["gateway, get_many"].ratio(client), 6.0))
+    """What is demanded of the figures, at default settings: with a cache, which is cold but where it says otherwise."""
+    small = found[SMALL]
+    demanded = []
+    for hash_function, bound in (("sha2-256", 0.5), ("blake3", 0.65)):
+        group = found[f"1 MiB, {hash_function}"]
+        for order in ("in order", "shuffled"):
+            value = group[f"batches {order}, {COLD}"].ratio(group[IN_FLIGHT_LIMIT])
+            demanded.append(Floor(f"1 MiB, {hash_function}, {order}, against aiohttp", value, bound))
+    for order, limit, bound in (
+        ("in order", "aiohttp, one CAR", 0.5),
+        ("shuffled", IN_FLIGHT_LIMIT, 0.6),
+        ("shuffled", "ipfshttpclient, one by one", 6.0),
+    ):
+        value = small[f"batches {order}, {COLD}"].ratio(small[limit])
+        demanded.append(Floor(f"1 KiB {order}, against {limit}", value, bound))
+    for name, group in found.items():
+        for order in ("in order", "shuffled") if name != PROXIED else ():
+            value = group[f"batches {order}, {WARM}"].ratio(group[f"batches {order}, {CAR_FILE}"])
+            demanded.append(Floor(f"{name}, {order}, {WARM} against {CAR_FILE}", value, 0.8))
+    proxied = found[PROXIED]
+    demanded.append(Floor("1 MiB, 50 ms a request, against none", proxied[FAR].ratio(proxied[NEAR]), 0.5))
     return demanded
-
-
-def _against(group: Group, name: str) -> float:
-    return group[name].ratio(group["aiohttp, 32 in flight"])
 
 
 def text(found: dict[str, Group], demanded: Sequence[Floor]) -> str:
