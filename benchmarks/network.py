@@ -182,6 +182,11 @@ class Cache:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _epoch_with(cache: Cache, store: Blockstore, blocks: Blocks, *, shuffle: bool) -> None:
+    """One epoch of a process that has not used the cache before."""
+    _epoch(blocks, cache.before(store), shuffle=shuffle)
+
+
 def groups(
     node: KuboNode, rpc: KuboBlockstore, gateway: GatewayBlockstore, folder: Path, tiny: bool
 ) -> dict[str, Group]:
@@ -204,7 +209,7 @@ def groups(
 
 def _reading(node: KuboNode, gateway: GatewayBlockstore, blocks: Blocks, cache: Cache) -> Group:
     cids, count = random.Random(0).sample(blocks.cids, len(blocks.cids)), len(blocks.cids)
-    cached, uncached = cache.before(gateway), CachedBlockstore(gateway, cache_bytes=0)
+    uncached = CachedBlockstore(gateway, cache_bytes=0)
     found = {
         IN_FLIGHT_LIMIT: Task(count, lambda: asyncio.run(_aiohttp_in_flight(node.gateway, cids))),
         "get_many": Task(count, lambda: _drain(gateway.get_many(cids))),
@@ -212,8 +217,10 @@ def _reading(node: KuboNode, gateway: GatewayBlockstore, blocks: Blocks, cache: 
     for shuffle, order in ((False, "in order"), (True, "shuffled")):
         found |= {
             f"batches {order}, no cache": Task(count, partial(_epoch, blocks, uncached, shuffle=shuffle)),
-            f"batches {order}, {COLD}": Task(count, partial(_epoch, blocks, cached, shuffle=shuffle), cache.clear),
-            f"batches {order}, {WARM}": Task(count, partial(_epoch, blocks, cached, shuffle=shuffle)),
+            f"batches {order}, {COLD}": Task(
+                count, partial(_epoch_with, cache, gateway, blocks, shuffle=shuffle), cache.clear
+            ),
+            f"batches {order}, {WARM}": Task(count, partial(_epoch_with, cache, gateway, blocks, shuffle=shuffle)),
             f"batches {order}, {CAR_FILE}": Task(count, partial(_epoch, blocks, blocks.car, shuffle=shuffle)),
         }
     return found
@@ -249,7 +256,7 @@ def measure(rounds: int, tiny: bool, say: Callable[[str], None]) -> dict[str, Gr
             stack.callback(store.close)
             cache = Cache(folder / "proxied")
             found[PROXIED][name] = Task(
-                len(packed.cids), partial(_epoch, packed, cache.before(store), shuffle=False), cache.clear
+                len(packed.cids), partial(_epoch_with, cache, store, packed, shuffle=False), cache.clear
             )
         for number in range(-1, rounds):
             _measure_round(found, f"round {number + 1} of {rounds}", say, warm_up=number < 0)

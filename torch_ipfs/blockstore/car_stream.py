@@ -127,7 +127,7 @@ class _Wanted:
         if multihash in self._came:
             return False
         self._came.add(multihash)
-        asked = multihash in self.missing
+        asked = multihash in self.missing or not self._follow
         self.missing.discard(multihash)
         if self._follow:
             for link in _links(cid, data):
