@@ -198,6 +198,8 @@ def groups(
         found[f"1 MiB, {hash_function}"] = _reading(node, gateway, packed, Cache(folder / hash_function))
     small = put_dataset(rpc, folder, "samples", small_samples, "sha2-256")
     few = random.Random(0).sample(small.cids, min(IPFSHTTPCLIENT_BLOCKS, len(small.cids)))
+    for size_bytes in (2**10, 2**14, 2**16, 2**18):
+        found[f"linked blocks of {size_bytes >> 10} KiB"] = _choice(rpc, gateway, size_bytes, 8 if tiny else 2048)
     found[SMALL] = _reading(node, gateway, small, Cache(folder / "small")) | {
         "aiohttp, one CAR": Task(len(small.cids), lambda: asyncio.run(_aiohttp_car(node.gateway, small.root))),
         "gateway, get_car": Task(len(small.cids), lambda: _drain(gateway.get_car(small.root))),
@@ -205,6 +207,25 @@ def groups(
         "ipfshttpclient, one by one": Task(len(few), lambda: _one_by_one(node.rpc_port, few)),
     }
     return found
+
+
+def _choice(rpc: KuboBlockstore, gateway: GatewayBlockstore, size_bytes: int, most: int) -> Group:
+    """What a node links to, in requests and in a stream: what the dataset's choice between them rests on."""
+    rng = random.Random(size_bytes)
+    blocks = [rng.randbytes(size_bytes) for _ in range(min(most, 2**26 // size_bytes))]
+    cids = [CID.of(block) for block in blocks]
+    data = dag_cbor.encode({"samples": cids})
+    root = CID.of(data, "dag-cbor")
+    rpc.put_many([(root, data), *zip(cids, blocks, strict=True)])
+    stores = (("gateway", gateway), ("RPC", rpc))
+    return {
+        f"{name}, {way}": Task(len(cids), partial(lambda read: _drain(read()), read))
+        for name, store in stores
+        for way, read in (
+            ("requests", partial(store.get_many, cids)),
+            ("stream", partial(store.get_linked, root, cids)),
+        )
+    }
 
 
 def _reading(node: KuboNode, gateway: GatewayBlockstore, blocks: Blocks, cache: Cache) -> Group:
@@ -291,7 +312,7 @@ def floors(found: dict[str, Group]) -> list[Floor]:
         value = small[f"batches {order}, {COLD}"].ratio(small[limit])
         demanded.append(Floor(f"1 KiB {order}, against {limit}", value, bound))
     for name, group in found.items():
-        for order in ("in order", "shuffled") if name != PROXIED else ():
+        for order in ("in order", "shuffled") if IN_FLIGHT_LIMIT in group else ():
             value = group[f"batches {order}, {WARM}"].ratio(group[f"batches {order}, {CAR_FILE}"])
             demanded.append(Floor(f"{name}, {order}, {WARM} against {CAR_FILE}", value, 0.8))
     proxied = found[PROXIED]
