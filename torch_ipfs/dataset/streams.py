@@ -26,8 +26,8 @@ MIN_STREAMED = 16
 """Samples of a node that are worth a stream."""
 
 MAX_STREAMED_BYTES = 32 * 2**10
-"""Mean size of the samples up to which a stream is worth it. benchmarks/network.py: blocks of 1 KiB come nine times as fast in it
-as in requests side by side (gateway; RPC: three times), of 16 KiB twice as fast, of 64 KiB 1.2 times, of 256 KiB half as fast.
+"""Mean size of the samples up to which a stream is worth it. By benchmarks/network.py blocks of 1 KiB come nine times as fast
+in it as in requests side by side (three times by RPC), of 16 KiB twice as fast, of 64 KiB 1.2 times, of 256 KiB half as fast.
 """
 
 JUDGED_AFTER = 16
