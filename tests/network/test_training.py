@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -196,3 +197,33 @@ def test_a_shuffled_epoch_of_a_store_without_cache_fetches_each_shard_once(monke
             assert sorted(read(data.root, store, shuffle=True, seed=seed)) == list(range(400))
         assert set(Counter(asked.cid for asked in server.asked).values()) == {1}
         store.close()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_epoch_that_is_left_asks_for_nothing_more(layout: str) -> None:
+    """At once, without help by the garbage collector."""
+    data = stored(layout, 1000)
+    good = serving_cars(data)
+    held = threading.Event()
+
+    def service(asked: Asked, connection: Connection) -> None:
+        if is_car(asked):
+            connection.answer(b"", 406)
+        else:
+            if len(server.asked) > 4:
+                held.wait(JOIN_S)
+            good(asked, connection)
+
+    with serving(service) as server:
+        gateway = GatewayBlockstore(server.url, in_flight=2)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in torch_ipfs.IPFSIterableDataset(data.root, CachedBlockstore(gateway, cache_bytes=0), batch_size=1):
+                break
+        finally:
+            gc.enable()
+        held.set()
+        assert gateway.get(data.root) == data.blocks[data.root]
+        assert len(server.asked) <= 4 + 2 + 1
+        gateway.close()

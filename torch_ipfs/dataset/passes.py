@@ -93,6 +93,12 @@ class Pass:
     def __iter__(self) -> Pass:
         return self
 
+    def __del__(self) -> None:
+        """Of an epoch that is left, what is in flight is broken off now, and not when the garbage collector comes by."""
+        share = getattr(self, "_share", None)
+        if share is not None:
+            share.close()
+
     def __next__(self) -> Any:
         while True:
             if self._batches:  # that were gathered together: where they are small every line here counts

@@ -6,6 +6,7 @@ The threads know :class:`Streams` alone, so that a reader who is left without be
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -111,6 +112,7 @@ class Streams:
         self._threads: list[threading.Thread] = []
         self._held_bytes = 0
         self._is_awaited = self._is_closed = False
+        self._process = os.getpid()
 
     @property
     def held_bytes(self) -> int:
@@ -159,6 +161,8 @@ class Streams:
 
     def close(self) -> None:
         """Break off what is on its way. A thread that a server keeps waiting ends as soon as that has gone on for too long."""
+        if os.getpid() != self._process:
+            return  # a fork has no threads, and locks that may never be free
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
