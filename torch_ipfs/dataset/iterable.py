@@ -46,7 +46,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
     them. Without :meth:`set_epoch` every pass repeats the same order.
 
     :param root: CID of the dataset, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
-    :param source: a Blockstore, or what :func:`torch_ipfs.open_blockstore` takes.
+    :param source: a Blockstore, or what :func:`torch_ipfs.open_blockstore` takes; one of the network that has no cache gets the
+        node's (``CachedBlockstore(store, cache_bytes=0)`` for none).
     :param batch_size: ``None`` yields samples, a map of field to tensor or value; a number yields batches of so many,
         a map of field to tensor ``(batch_size, *shape)`` or list.
     :param shuffle: whether to permute, anew for each (seed, epoch); :class:`ShuffleOptions` to say how.

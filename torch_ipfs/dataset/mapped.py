@@ -75,7 +75,8 @@ class IPFSMapDataset(Dataset[Any]):
     """The samples of a dataset by index, verified block by block.
 
     :param root: CID of the dataset, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
-    :param source: a Blockstore, or what :func:`torch_ipfs.open_blockstore` takes.
+    :param source: a Blockstore, or what :func:`torch_ipfs.open_blockstore` takes; one of the network that has no cache gets the
+        node's (``CachedBlockstore(store, cache_bytes=0)`` for none).
     :param columns: fields to read; only these are decoded.
     :param transform: applied to each sample.
     """
