@@ -16,7 +16,7 @@ _BARS = (
     ("blake3", "later_epoch_s", "later epochs", "#9fc9a6"),
 )
 _WIDTH = 0.26
-_PANELS = ((None, "in one process"), (2, "in two DataLoader workers"))
+_PANELS = ((0, "DataLoader(num_workers=0)"), (2, "DataLoader(num_workers=2)"))
 
 
 def draw(measured: Mapping[str, Measured], workloads: Iterable[str], path: Path, caption: str) -> None:
@@ -37,7 +37,7 @@ def draw(measured: Mapping[str, Measured], workloads: Iterable[str], path: Path,
         panel.set_xticks(range(len(cases)), [f"{workload}\n{order}" for workload, order in cases], fontsize=8)
         panel.set_title(title, fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("speed, numpy.memmap in whole batches = 1")
+    panels[0].set_ylabel("speed; numpy.memmap in whole batches through the same loader = 1")
     panels[0].legend(frameon=False, fontsize=8)
     figure.supxlabel(caption, fontsize=7, color="#555555")
     figure.tight_layout()

@@ -56,15 +56,13 @@ def floors(measured: Mapping[str, Measured]) -> list[Floor]:
 def _reading(measured: Mapping[str, Measured]) -> Iterator[Floor]:
     for (workload, hash_function), bounds in _FIRST.items():
         for order, first, later in zip(_ORDERS, bounds, _LATER[workload], strict=True):
+            for to in (BATCH_SAMPLER, LIMIT):
+                yield from _epochs(measured[reading_name(workload, order, 0)], hash_function, first, later, to)
             yield from _epochs(measured[reading_name(workload, order, None)], hash_function, first, later)
-            through_loader = measured.get(reading_name(workload, order, 0))
-            if through_loader is not None:
-                for to in (LIMIT, BATCH_SAMPLER):
-                    yield from _epochs(through_loader, hash_function, first, later, to)
 
 
 def _epochs(group: Measured, hash_function: str, first: float, later: float, to: str = LIMIT) -> Iterator[Floor]:
-    name = f"{group.group.name}, {hash_function}" + ("" if to == LIMIT else f" to {to}")
+    name = f"{group.group.name}, {hash_function} to {to}"
     yield Floor(f"{name}, first epoch", group.ratio(hash_function, "first_epoch_s", to), first)
     yield Floor(f"{name}, later epochs", group.ratio(hash_function, "later_epoch_s", to), later)
 
@@ -87,11 +85,12 @@ def _facade(measured: Mapping[str, Measured]) -> Iterator[Floor]:
 
 def _random_access(measured: Mapping[str, Measured]) -> Iterator[Floor]:
     for workload in ("tabular", "cifar-like"):
-        group = measured[reading_name(workload, "shuffled", None)]
+        group = measured[reading_name(workload, "shuffled", 0)]
         for name in (name for name in group.rounds if name.startswith("map ")):
-            what = f"{workload}, random access, {name.removeprefix('map ')}"
-            yield Floor(f"{what}, first epoch", group.ratio(name, "first_epoch_s"), _MAP)
-            yield Floor(f"{what}, later epochs", group.ratio(name, "later_epoch_s"), _MAP)
+            for to in (BATCH_SAMPLER, LIMIT):
+                what = f"{workload}, random access, {name.removeprefix('map ')} to {to}"
+                yield Floor(f"{what}, first epoch", group.ratio(name, "first_epoch_s", to), _MAP)
+                yield Floor(f"{what}, later epochs", group.ratio(name, "later_epoch_s", to), _MAP)
 
 
 def _absolute(measured: Mapping[str, Measured]) -> Iterator[Floor]:

@@ -13,11 +13,14 @@ from benchmarks.workloads import HASH_FUNCTIONS
 
 BATCH_SAMPLER = "batch sampler"
 """The memory map again, but asked for batches by DataLoader's own BatchSampler, which makes each list of rows in Python."""
+SINGLE_SAMPLES = "single samples"
+"""The memory map by one row at a time, which DataLoader collates: what most people write."""
 ORDERS = {"in order": False, "shuffled": True}
 
 
 def reading_groups(workloads: Collection[str], later_epochs: int = 3) -> list[Group]:
-    """Each workload, in order and shuffled, in one process and in two workers: the limit, and each hash function.
+    """Each workload, in order and shuffled, iterated, through a DataLoader and through two workers of one: the limit, and each
+    hash function.
 
     :param later_epochs: read after the first one.
     """
@@ -26,7 +29,6 @@ def reading_groups(workloads: Collection[str], later_epochs: int = 3) -> list[Gr
         for num_workers in (None, 0, 2)
         for name in workloads
         for order in ORDERS
-        if num_workers != 0 or name == "tabular"
     ]
 
 
@@ -35,14 +37,14 @@ def _against_the_limit(name: str, order: str, num_workers: int | None, later_epo
     tasks: dict[str, Task] = {LIMIT: limit}
     for hash_function in HASH_FUNCTIONS:
         tasks[hash_function] = replace(limit, reader="torch_ipfs", hash_function=hash_function)
-        if order == "shuffled" and num_workers is None:
+        if order == "shuffled" and num_workers == 0:
             tasks[f"map {hash_function}"] = replace(
                 limit, reader="torch_ipfs map", hash_function=hash_function, later_epochs=1
             )
     if num_workers is not None:
         tasks[BATCH_SAMPLER] = replace(limit, reader="memmap batch sampler")
-    else:
-        tasks["single samples"] = replace(limit, reader="memmap samples", later_epochs=0)
+    if num_workers == 0:
+        tasks[SINGLE_SAMPLES] = replace(limit, reader="memmap samples", later_epochs=0)
     return Group(reading_name(name, order, num_workers), tasks)
 
 

@@ -30,6 +30,7 @@ class Group:
 
 
 LIMIT = "limit"
+"""numpy.memmap read in whole batches by :class:`benchmarks.limit.MemmapBatches`, loaded as what it is compared with is."""
 
 
 @dataclass(slots=True)

@@ -1,10 +1,12 @@
 """Reading and writing, measured against numpy.memmap.
 
-    python -m benchmarks.reading [--tiny] [--rounds 3] [--json FILE] [--chart FILE] [--data FOLDER]
+    python -m benchmarks.reading [--tiny] [--rounds 3] [--json FILE] [--chart FILE] [--data FOLDER] [--only TEXT ...]
 
 Each figure is of a cold process with a warm page cache, from the construction of a dataset to its last batch; the processes of
 one group run one after the other, so that what is compared had the same machine, and every round runs all groups.
-Figures are medians over the rounds. It takes about a quarter of an hour; with ``--tiny`` seconds, and means nothing.
+Figures are medians over the rounds. With ``--only`` the groups whose names hold one of the texts are measured, and the others
+taken from the JSON file of an earlier run on the same machine. It takes about a quarter of an hour; with ``--tiny`` seconds, and
+means nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--chart", type=Path, help="draw a chart (PNG; needs matplotlib)")
     parser.add_argument("--data", type=Path, help="keep the data in this folder, and use what is there")
+    parser.add_argument(
+        "--only", nargs="+", help="measure only groups whose names hold one of these, others are in --json"
+    )
     return parser.parse_args(arguments)
 
 
@@ -64,11 +69,16 @@ def _measure(
     about: dict[str, Any] = {"machine": machine.describe(), "tiny": options.tiny, "rounds": rounds}
     load = machine.load()
     groups = [*reading_groups(data.workloads, later_epochs=1 if options.tiny else 3), LAYOUTS, FACADE, WRITING]
-    measured = run(groups, folder, rounds, in_this_process if options.tiny else in_cold_processes, _say)
-    by_name = {group.group.name: group for group in measured}
-    about["imports"] = measure_imports(rounds)
-    size, num_batches = (TINY_PLAN, TINY_PLAN_BATCHES) if options.tiny else (Fabricated(), plan.NUM_BATCHES)
-    about["plan"] = plan.run(size, num_batches, cold=not options.tiny, say=_say)
+    before = json.loads(options.json.read_text()) if options.only else {"groups": []}
+    chosen = [group for group in groups if not options.only or any(text in group.name for text in options.only)]
+    measured = run(chosen, folder, rounds, in_this_process if options.tiny else in_cold_processes, _say)
+    by_name = report.from_json(before["groups"], groups) | {group.group.name: group for group in measured}
+    if options.only:
+        about |= {name: before[name] for name in ("imports", "plan")}
+    else:
+        about["imports"] = measure_imports(rounds)
+        size, num_batches = (TINY_PLAN, TINY_PLAN_BATCHES) if options.tiny else (Fabricated(), plan.NUM_BATCHES)
+        about["plan"] = plan.run(size, num_batches, cold=not options.tiny, say=_say)
     about["load"] = (load, machine.load())
     reached = [*floors.floors(by_name), floors.import_floor(about["imports"]), *floors.plan_floors(about["plan"])]
     return data, by_name, reached, about

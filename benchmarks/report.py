@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.floors import Floor
-from benchmarks.groups import BATCH_SAMPLER, FACADE, LAYOUTS, ORDERS, WRITING, reading_name
-from benchmarks.harness import LIMIT, Measured
+from benchmarks.groups import BATCH_SAMPLER, FACADE, LAYOUTS, ORDERS, SINGLE_SAMPLES, WRITING, reading_name
+from benchmarks.harness import LIMIT, Group, Measured
 from benchmarks.workloads import HASH_FUNCTIONS, Workload
 
 Row = Sequence[str]
@@ -41,27 +41,36 @@ def _with_ratio(group: Measured, name: str, figure: str) -> str:
 def reading_table(measured: Mapping[str, Measured], workloads: Iterable[str], num_workers: int | None) -> str:
     """Samples a second, and in brackets how many times the limit's; first epoch, then later ones of the same process."""
     columns = [f"{h}, {epoch}" for h in HASH_FUNCTIONS for epoch in ("first", "later")]
+    others = [other for other, loaders in _OTHERS.items() if num_workers in loaders]
     rows = []
     for workload in workloads:
         for order in ORDERS:
-            group = measured.get(reading_name(workload, order, num_workers))
-            if group is None:
-                continue
+            group = measured[reading_name(workload, order, num_workers)]
             limits = f"{_speed(group, LIMIT, 'first_epoch_s')} / {_speed(group, LIMIT, 'later_epoch_s')}"
             ours = [
                 _with_ratio(group, h, figure) for h in HASH_FUNCTIONS for figure in ("first_epoch_s", "later_epoch_s")
             ]
-            other = "single samples" if num_workers is None else BATCH_SAMPLER
-            rows.append([workload, order, limits, *ours, _with_ratio(group, other, "first_epoch_s")])
-    other = "memmap by single samples" if num_workers is None else "memmap by BatchSampler"
-    return table(["workload", "order", "memmap first / later", *columns, other], rows)
+            theirs = [_speeds(group, other) for other in others]
+            rows.append([workload, order, limits, *ours, *theirs])
+    return table(
+        ["workload", "order", "limit, first / later", *columns, *(f"memmap by {other}" for other in others)], rows
+    )
+
+
+_OTHERS: dict[str, tuple[int, ...]] = {BATCH_SAMPLER: (0, 2), SINGLE_SAMPLES: (0,)}
+"""Other ways of reading the memory map, and the numbers of workers with which each is measured."""
+
+
+def _speeds(group: Measured, name: str) -> str:
+    figures = [figure for figure in ("first_epoch_s", "later_epoch_s") if figure in group.rounds[name][0]]
+    return " / ".join(_speed(group, name, figure) for figure in figures)
 
 
 def random_access_table(measured: Mapping[str, Measured], workloads: Iterable[str]) -> str:
     """As :func:`reading_table`, of IPFSMapDataset through DataLoader(shuffle=True)."""
     rows = []
     for workload in workloads:
-        group = measured[reading_name(workload, "shuffled", None)]
+        group = measured[reading_name(workload, "shuffled", 0)]
         names = [f"map {h}" for h in HASH_FUNCTIONS]
         ours = [_with_ratio(group, name, figure) for name in names for figure in ("first_epoch_s", "later_epoch_s")]
         rows.append([workload, *ours])
@@ -111,12 +120,13 @@ def text(
     """The whole report."""
     parts = [
         _machine_line(about),
-        "In one process, samples/s (times numpy.memmap in whole batches)",
-        reading_table(measured, workloads, None),
-        "In one process through DataLoader",
+        "Samples/s through DataLoader(num_workers=0); in brackets times the limit, numpy.memmap in whole batches in the same loader",
         reading_table(measured, workloads, 0),
-        "In two DataLoader workers",
+        "Iterated in a plain loop, both sides",
+        reading_table(measured, workloads, None),
+        "Through DataLoader(num_workers=2), both sides",
         reading_table(measured, workloads, 2),
+        "IPFSMapDataset through DataLoader(shuffle=True), to the shuffled limit of the first table",
         random_access_table(measured, workloads),
         others_table(measured),
         floors_table(floors),
@@ -132,6 +142,16 @@ def _machine_line(about: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, {versions}; "
         f"hashing on one core: {hashes}; load {before:.1f} before and {after:.1f} after; {about['rounds']} rounds"
     )
+
+
+def from_json(groups: Iterable[Mapping[str, Any]], known: Iterable[Group]) -> dict[str, Measured]:
+    """What :func:`as_json` wrote under ``groups``, of those that are known."""
+    by_name = {group.name: group for group in known}
+    return {
+        told["name"]: Measured(by_name[told["name"]], {name: task["rounds"] for name, task in told["tasks"].items()})
+        for told in groups
+        if told["name"] in by_name
+    }
 
 
 def as_json(

@@ -168,7 +168,7 @@ class CarBlockstore:
         for row in rows:
             if opened.verified[row]:
                 return row
-        failure: BlockError = BlockNotFound("the CAR file has no such block", cid=cid, source=self.source)
+        failure: BlockError | None = None
         for row in rows:
             try:
                 verify(cid, opened.view[opened.place(row)], self.source, max_block_bytes=self._max_block_bytes)
@@ -177,7 +177,7 @@ class CarBlockstore:
             else:
                 opened.verified[row] = 1
                 return row
-        raise failure
+        raise failure or BlockNotFound("the CAR file has no such block", cid=cid, source=self.source)
 
     def _peek(self, cid: CID) -> Block | int:
         opened = self._opened or self._open()

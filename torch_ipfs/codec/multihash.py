@@ -137,6 +137,7 @@ _NAMES = {code: function.name for code, function in _BY_CODE.items()} | {
     0xD5: "md5",
 }
 _SHA2_256_PREFIX = bytes((SHA2_256, 32))
+_BLAKE3_PREFIX = bytes((BLAKE3, 32))
 
 
 def name(code: int) -> str:
@@ -197,6 +198,8 @@ def matches(multihash: bytes, data: Data) -> bool:
     """
     if len(multihash) == 34 and multihash.startswith(_SHA2_256_PREFIX):
         return hashlib.sha256(data).digest() == multihash[2:]
+    if len(multihash) == 34 and multihash.startswith(_BLAKE3_PREFIX):
+        return blake3(data).digest() == multihash[2:]
     code, expected = parse(multihash)
     if code == IDENTITY:
         return bytes(data[: len(expected) + 1]) == expected

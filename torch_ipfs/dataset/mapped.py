@@ -8,16 +8,20 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.dataset.collate import Batch, collate_samples, rows_of
+from torch_ipfs.dataset.collate import Batch, Sample, collate_samples, rows_of
 from torch_ipfs.dataset.opening import Opening, checked_columns
+from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
+
+Int64s = npt.NDArray[np.int64]
 
 
 class Row(dict[str, Any]):
@@ -31,8 +35,8 @@ class Rows(Sequence[Row]):
     which costs more than reading them.
     """
 
-    def __init__(self, batch: Batch, num_rows: int, schema: Schema) -> None:
-        self.batch, self.schema = batch, schema
+    def __init__(self, batch: Batch, num_rows: int) -> None:
+        self.batch = batch
         self._num_rows = num_rows
         self._rows: list[Row] | None = None
         self._asked = False
@@ -56,19 +60,37 @@ class Rows(Sequence[Row]):
     def _row(self, index: int) -> Row:
         if not -self._num_rows <= index < self._num_rows:
             raise IndexError(f"sample {index} of {self._num_rows}")
-        [sample] = rows_of(_part(self.batch, index % self._num_rows), 1)
-        return Row(sample)
+        return Row(_sample(self.batch, index % self._num_rows))
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self[:])
 
 
-def _part(batch: Batch, index: int) -> Batch:
-    """The batch of one sample of a batch."""
-    return {
-        name: _part(column, index) if isinstance(column, dict) else column[index : index + 1]
-        for name, column in batch.items()
-    }
+def _checked(indices: Sequence[SupportsIndex], size: int) -> Int64s:
+    """Sample indices, shape (n,), those below 0 counted from the end.
+
+    :raises IndexError: one is outside of the dataset.
+    """
+    samples = np.array(indices)
+    if samples.dtype != np.int64 or samples.ndim != 1:
+        # Numbers of other types, or no numbers: each is asked what index it is.
+        samples = np.array([operator.index(index) for index in indices], dtype=object)
+    if len(samples) and not -size <= samples.min() <= samples.max() < size:
+        outside = next(index for index in samples.tolist() if not -size <= index < size)
+        raise IndexError(f"sample {outside} is outside of a dataset of {size} samples")
+    samples = samples.astype(np.int64, copy=False)
+    return np.where(samples < 0, samples + size, samples) if len(samples) and samples.min() < 0 else samples
+
+
+def _sample(batch: Batch, index: int) -> Sample:
+    """One sample of a batch, its tensors in memory of their own."""
+    sample: Sample = {}
+    for name, column in batch.items():
+        if isinstance(column, dict):
+            sample[name] = _sample(column, index)
+        else:
+            sample[name] = column[index].clone() if isinstance(column, torch.Tensor) else column[index]
+    return sample
 
 
 class IPFSMapDataset(Dataset[Any]):
@@ -117,31 +139,31 @@ class IPFSMapDataset(Dataset[Any]):
 
         :raises IndexError: one is outside of the dataset.
         """
-        size = len(self)
-        asked = [operator.index(index) for index in indices]
-        for index in asked:
-            if not -size <= index < size:
-                raise IndexError(f"sample {index} is outside of a dataset of {size} samples")
-        samples = np.array([index + size if index < 0 else index for index in asked], dtype=np.int64)
+        samples = _checked(indices, len(self))
         with self._lock:
             return self._read(samples)
 
-    def _read(self, samples: npt.NDArray[np.int64]) -> Sequence[Any]:
+    def _read(self, samples: Int64s) -> Sequence[Any]:
         reader = self._opening.reader
+        rows = reader.locate_open(samples)
+        batch = self._read_through(reader, samples) if rows is None else reader.batch(rows)
+        if self.transform is not None:
+            return [self.transform(sample) for sample in rows_of(batch, len(samples))]
+        return Rows(batch, len(samples))
+
+    def _read_through(self, reader: Reader, samples: Int64s) -> Batch:
+        """The batch of samples whose shards have to be opened first."""
         reader.forget_broken()
         stream = reader.read(samples)
-        rows = next(stream)
         try:
+            rows = next(stream)
             if rows.errors:
                 place = min(rows.errors)
                 rows.errors[place].add_note(f"while reading sample {samples[place]} of {self.manifest.root}")
                 raise rows.errors[place]
-            batch = reader.batch(rows)
+            return reader.batch(rows)
         finally:
             stream.close()
-        if self.transform is not None:
-            return [self.transform(sample) for sample in rows_of(batch, len(rows))]
-        return Rows(batch, len(rows), reader.schema)
 
     def __repr__(self) -> str:
         return f"IPFSMapDataset({str(self.root)!r}, {self._opening.source_name!r})"

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
+from torch_ipfs.dataset.known_leaves import KnownLeaves
 from torch_ipfs.dataset.leaves import (
     BROKEN,
     first_leaf,
@@ -102,6 +103,7 @@ class Reader:
         self.store, self.manifest, self.schema = store, manifest, schema
         self.table = ShardTable(self.schema.select(columns))
         self._leaves: dict[int, Leaf | _ByRow] = {}
+        self._known = KnownLeaves()
         self._broken: dict[int, TorchIPFSError] = {}
         self.known_blocks: dict[CID, Block] = {}
         """Blocks of linked samples that were read before the first pass; each is used once."""
@@ -124,6 +126,9 @@ class Reader:
 
     def locate(self, samples: Int64s) -> Rows:
         """Where ``samples`` lie. Reads nodes of the manifest, no shards."""
+        known = self._known.find(samples)
+        if known is not None:
+            return Rows(samples, *known)
         leaves, member, rows = self.manifest.locate(samples)
         slots = np.array([self._slot(leaf) for leaf in leaves], dtype=np.int64)
         return Rows(samples, slots[member] if len(leaves) else member, rows)
@@ -134,7 +139,13 @@ class Reader:
             # Not its samples: what the manifest keeps of them is bounded.
             bare = replace(leaf, values=None)
             self._leaves[slot] = _ByRow(bare) if leaf.format == "samples" else bare
+            self._known.add(leaf, slot)
         return slot
+
+    def locate_open(self, samples: Int64s) -> Rows | None:
+        """Where ``samples`` lie, if their shards are open and stay so until more are read."""
+        rows = self.locate(samples)
+        return rows if self.table.within_budget and self.table.open[rows.slots].all() else None
 
     def values(self, leaf: Leaf) -> Sequence[Any]:
         """The embedded samples, or the links, of a leaf of these."""
@@ -181,7 +192,8 @@ class Reader:
 
     def batch(self, rows: Rows) -> Batch:
         """The values of ``rows``, all of which could be had, as one batch."""
-        return next(self.batches(rows, max(1, len(rows))))[0] if len(rows) else {}
+        self.counters[SAMPLES] += len(rows)
+        return self.table.batch(rows.slots, rows.rows) if len(rows) else {}
 
     def batches(self, rows: Rows, batch_rows: int) -> Iterator[list[Batch]]:
         """The values of ``rows``, all of which could be had, as batches of ``batch_rows`` and a shorter last one. Small ones

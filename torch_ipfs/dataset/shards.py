@@ -126,6 +126,11 @@ class ShardTable:
             self.open = np.append(self.open, np.zeros(max(64, len(self.open)), dtype=np.bool_))
         return self._size - 1
 
+    @property
+    def within_budget(self) -> bool:
+        """Whether no shard has to be let go of for those that are open."""
+        return self._held_bytes <= self._budget_bytes
+
     def put(self, slot: int, shard: Shard, held_bytes: int) -> None:
         """Open ``shard`` in ``slot``.
 
@@ -160,7 +165,7 @@ class ShardTable:
         used = np.flatnonzero(present).tolist()
         for slot in used:
             self._uses[slot] = self._uses.get(slot, 0) + 1
-        if self._held_bytes > self._budget_bytes:
+        if not self.within_budget:
             for slot in self._held.keys() & set(used):
                 self._held.move_to_end(slot)
             self._close_least_used()
@@ -180,6 +185,10 @@ class ShardTable:
             self._held_bytes -= self._held.pop(slot)
             self.open[slot] = False
             self._columns.set(slot, None)
+
+    def batch(self, slots: Int64s, rows: Int64s) -> Batch:
+        """The samples at ``rows`` of the shards in ``slots``, which are open. Shapes (n,), of at least one."""
+        return self._columns.parts(Picked.of(slots, rows, len(rows)))[0]
 
     def batches(self, slots: Int64s, rows: Int64s, batch_rows: int, *, at_once: int = 1) -> Iterator[list[Batch]]:
         """The samples at ``rows`` of the shards in ``slots``, which are open until the end, as batches. Shapes (n,).

@@ -35,7 +35,7 @@ from torch_ipfs.manifest.flatbuffer import Table
 from torch_ipfs.manifest.pack import CONTINUATION, END_OF_STREAM, MAX_SHARD_ROWS, PREFIX
 from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
 
-_CACHED_SCHEMA_BYTES = 65_536
+_CACHED_MESSAGE_BYTES = 65_536
 _DECODED_AT_ONCE_BYTES = 2**22
 
 Fields = tuple[tuple[str, Layout], ...]
@@ -53,7 +53,7 @@ def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = N
     try:
         message, position = _message(view, 0)
         fields, schema = (
-            _cached_fields(message, names) if len(message) <= _CACHED_SCHEMA_BYTES else _fields(message, names)
+            _cached_fields(message, names) if len(message) <= _CACHED_MESSAGE_BYTES else _fields(message, names)
         )
         batch = _Batch(view, position)
         arrays = batch.read(fields, schema.names)
@@ -116,6 +116,24 @@ def _fields(message: bytes, names: tuple[str, ...] | None) -> tuple[Fields, Sche
 _cached_fields = lru_cache(maxsize=64)(_fields)
 
 
+def _header(message: bytes) -> tuple[int, int, list[list[int]], list[list[int]]]:
+    """Of a record batch its rows, the bytes of its body, and for each node and buffer the two numbers that it is."""
+    table = Table.root(message)
+    header = table.table(2)
+    if table.scalar(1, "B") != RECORD_BATCH_MESSAGE or header is None:
+        raise ManifestError("its schema is not followed by a record batch")
+    if table.scalar(0, "h") not in (VERSION_4, VERSION_5):
+        raise ManifestError("its record batch is of a version that is not known")
+    if header.table(3) is not None or header.structs(4, 8):
+        raise ManifestError("it is compressed or has views, which is refused; write it plainly")
+    nodes, buffers = (np.frombuffer(header.structs(slot, 16), dtype="<i8").reshape(-1, 2).tolist() for slot in (1, 2))
+    return header.scalar(0, "q"), table.scalar(3, "q"), nodes, buffers
+
+
+# Shards whose columns are of fixed sizes are laid out alike, but for the last.
+_cached_header = lru_cache(maxsize=64)(_header)
+
+
 class _Batch:
     """The record batch of a shard: its nodes and buffers, given out in the order of the fields.
 
@@ -123,23 +141,14 @@ class _Batch:
     """
 
     def __init__(self, view: memoryview, position: int) -> None:
-        flatbuffer, start = _message(view, position)
-        message = Table.root(flatbuffer)
-        header, body_bytes = message.table(2), message.scalar(3, "q")
-        if message.scalar(1, "B") != RECORD_BATCH_MESSAGE or header is None:
-            raise ManifestError("its schema is not followed by a record batch")
-        if message.scalar(0, "h") not in (VERSION_4, VERSION_5):
-            raise ManifestError("its record batch is of a version that is not known")
-        if header.table(3) is not None or header.structs(4, 8):
-            raise ManifestError("it is compressed or has views, which is refused; write it plainly")
+        message, start = _message(view, position)
+        header = _cached_header(message) if len(message) <= _CACHED_MESSAGE_BYTES else _header(message)
+        self.num_rows, body_bytes, self._nodes, self._buffers = header
         if not 0 <= body_bytes <= len(view) - start:
             raise ManifestError(f"its body of {body_bytes} bytes goes over its end")
         if view[start + body_bytes :] not in (b"", END_OF_STREAM):
             raise ManifestError("after its one record batch there is more")
-        self.num_rows = header.scalar(0, "q")
         self._body = view[start : start + body_bytes]
-        self._nodes = np.frombuffer(header.structs(1, 16), dtype="<i8").reshape(-1, 2).tolist()
-        self._buffers = np.frombuffer(header.structs(2, 16), dtype="<i8").reshape(-1, 2).tolist()
         self._max_rows = max(MAX_SHARD_ROWS, 8 * len(view))
         self._node = self._buffer = self._end = 0
 

@@ -1,0 +1,35 @@
+"""Leaves that were asked for before, found again without the manifest: random access asks for the same ones all the time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from torch_ipfs.manifest.tree import Leaf
+
+Int64s = npt.NDArray[np.int64]
+
+
+class KnownLeaves:
+    """Sample -> slot and row, for the samples of leaves that have been added.
+
+    The leaves are laid out in order once a sixteenth more have been added, so that this costs little for millions of them.
+    """
+
+    def __init__(self) -> None:
+        self._leaves: list[tuple[int, int, int]] = []
+        self._firsts = self._ends = self._slots = np.zeros(0, dtype=np.int64)
+
+    def add(self, leaf: Leaf, slot: int) -> None:
+        """Know the samples of ``leaf``, which nobody has added before, to be in ``slot``."""
+        self._leaves.append((leaf.first, leaf.first + leaf.count, slot))
+
+    def find(self, samples: Int64s) -> tuple[Int64s, Int64s] | None:
+        """Slots and rows of ``samples``, shapes (n,); ``None`` where a leaf is not known."""
+        if len(self._leaves) > len(self._firsts) + len(self._firsts) // 16:
+            self._firsts, self._ends, self._slots = np.array(sorted(self._leaves), dtype=np.int64).T.copy()
+        places = np.searchsorted(self._firsts, samples, side="right") - 1
+        # Before the first leaf is place -1, the last leaf: beyond its end, or not of its rows.
+        if len(self._firsts) == 0 or (samples >= self._ends[places]).any() or (places < 0).any():
+            return None
+        return self._slots[places], samples - self._firsts[places]
