@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -59,18 +59,20 @@ class Measured:
 Runner = Callable[[Path, Sequence[Task]], list[Figures]]
 
 
-def in_cold_processes(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
-    """Each task in a process of its own. They import side by side, which takes seconds, then measure one at a time."""
-    with tempfile.TemporaryDirectory() as caches:
-        children = [_start(folder, task, Path(caches, str(i))) for i, task in enumerate(tasks)]
-        try:
-            for child in children:
-                _read(child)
-            return [json.loads(_go(child)) for child in children]
-        finally:
-            for child in children:
-                child.kill()
-                child.communicate()
+@contextmanager
+def cold_processes(folder: Path) -> Iterator[Runner]:
+    """Measures each task in a process of its own that has imported everything and read nothing, one after the other.
+
+    All are forks of one process, so that it imports once, and none measures while another imports.
+    """
+    command = [sys.executable, "-m", "benchmarks.child", str(folder)]
+    parent = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        _read(parent)
+        yield lambda _, tasks: [_measured(parent, task) for task in tasks]
+    finally:
+        parent.kill()
+        parent.communicate()
 
 
 def in_this_process(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
@@ -78,21 +80,14 @@ def in_this_process(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
     return [measure(folder, task) for task in tasks]
 
 
-def _start(folder: Path, task: Task, cache: Path) -> subprocess.Popen[str]:
-    """A child with a cache of its own, so that it finds nothing that another one kept about a CAR."""
-    command = [sys.executable, "-m", "benchmarks.child", str(folder), to_json(task)]
-    env = os.environ | {"TORCH_IPFS_CACHE_DIR": str(cache)}
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-
-
-def _go(child: subprocess.Popen[str]) -> str:
-    assert child.stdin is not None
-    child.stdin.write("go\n")
-    child.stdin.close()
-    child.stdin = None
-    line = _read(child)
-    child.wait()
-    return line
+def _measured(parent: subprocess.Popen[str], task: Task) -> Figures:
+    """With caches of its own, so that it finds nothing that another one kept about a CAR."""
+    assert parent.stdin is not None
+    with tempfile.TemporaryDirectory() as caches:
+        parent.stdin.write(json.dumps([caches, to_json(task)]) + "\n")
+        parent.stdin.flush()
+        figures: Figures = json.loads(_read(parent))
+        return figures
 
 
 def _read(child: subprocess.Popen[str]) -> str:

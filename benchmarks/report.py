@@ -120,7 +120,7 @@ def text(
     """The whole report."""
     parts = [
         _machine_line(about),
-        "Samples/s through DataLoader(num_workers=0); in brackets times the limit, numpy.memmap in whole batches in the same loader",
+        "Samples/s through DataLoader(num_workers=0); in brackets, times numpy.memmap in whole batches in the same loader",
         reading_table(measured, workloads, 0),
         "Iterated in a plain loop, both sides",
         reading_table(measured, workloads, None),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import platformdirs
+
 APP_NAME = "torch_ipfs"
 
 
@@ -22,6 +24,4 @@ def _directory(variable: str, platform_directory: str) -> Path:
     named = os.environ.get(variable)
     if named:
         return Path(named).expanduser().absolute()
-    import platformdirs
-
     return Path(getattr(platformdirs, platform_directory)(APP_NAME, appauthor=False))
