@@ -102,10 +102,11 @@ class FabricatedBlockstore:
         self._nodes = {_NODE_PREFIX[2:] + digest.tobytes(): node for node, digest in enumerate(digests)}
         self._root = size.root(digests)
         self.root = CID.of(self._root, "dag-cbor")
-        self.nodes_read = 0
+        self.nodes_read = self.bytes_read = 0
 
     def get(self, cid: CID) -> Block:
         if cid == self.root:
+            self.bytes_read += len(self._root)
             return self._root
         node = self._nodes.get(cid.multihash)
         if node is None:
@@ -113,6 +114,7 @@ class FabricatedBlockstore:
         data = self._size.node(node)
         verify(cid, data, self.source)
         self.nodes_read += 1
+        self.bytes_read += len(data)
         return data
 
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,13 @@ class Planning:
 
     :param start: part of the epoch that is behind.
     :param num_batches: how many batches are asked for.
+    :param topology: by whom.
     """
 
     start: float
     shuffle: bool
     num_batches: int
+    topology: Topology = field(default_factory=Topology)
 
 
 def measure(size: Fabricated, digests: Path, planning: Planning) -> Figures:
@@ -55,14 +57,21 @@ def measure(size: Fabricated, digests: Path, planning: Planning) -> Figures:
     manifest = Manifest(store, store.root)
     options = ShuffleOptions.for_dataset(manifest.num_samples, manifest.shard_rows) if planning.shuffle else None
     order = Order(manifest.root_node, manifest.num_samples, options, _SEED, epoch=0)
-    partition = Partition(manifest.num_samples, BATCH_SIZE, start=int(planning.start * manifest.num_samples))
+    opened_s, topology = time.perf_counter() - start_s, planning.topology
+    start = int(planning.start * manifest.num_samples)
+    partition = Partition(manifest.num_samples, BATCH_SIZE, topology.world_size, start)
     first_batch_s, batches = 0.0, 0
     figures: Figures = {}
-    for steps, positions in partition.runs(Topology(), RUN_POSITIONS):
+    for steps, positions in partition.runs(topology, RUN_POSITIONS):
         manifest.locate(order.samples(positions))
         if not batches:
             first_batch_s = time.perf_counter() - start_s
-            figures = {"first_batch_s": first_batch_s, "first_batch_bytes": anonymous_bytes() - baseline_bytes}
+            figures = {
+                "opened_s": opened_s,
+                "first_batch_s": first_batch_s,
+                "first_batch_bytes": anonymous_bytes() - baseline_bytes,
+                "first_batch_read_bytes": store.bytes_read,
+            }
         batches += len(steps)
         peak_bytes = max(peak_bytes, anonymous_bytes())
         if batches >= planning.num_batches:
@@ -72,8 +81,8 @@ def measure(size: Fabricated, digests: Path, planning: Planning) -> Figures:
         "peak_bytes": peak_bytes - baseline_bytes,
         "batches": batches,
         "batch_s": all_s / batches,
-        "later_batch_s": (all_s - first_batch_s) / max(1, batches - RUN_POSITIONS // BATCH_SIZE),
         "nodes_read": store.nodes_read,
+        "read_bytes": store.bytes_read,
     }
 
 

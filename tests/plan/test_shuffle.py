@@ -72,9 +72,9 @@ def test_a_permutation_is_one(size: int, seed: int, epoch: int) -> None:
     assert sorted(permutation(size, seed, epoch, 1, (0, 0)).tolist()) == list(range(size))
 
 
-@given(st.integers(1, 500), options)
-def test_windows_cover_the_line_once(n: int, o: ShuffleOptions) -> None:
-    lanes = Lanes(n, o)
+@given(st.integers(1, 500), options, st.booleans())
+def test_windows_cover_the_line_once(n: int, o: ShuffleOptions, scattered: bool) -> None:
+    lanes = Lanes(n, o, scattered=scattered)
     lane, window, row = lanes.windows_of(all_positions(n))
     keys = list(zip(lane.tolist(), window.tolist(), strict=True))
     spans = {key: lanes.span(*key) for key in keys}
@@ -147,6 +147,15 @@ def test_windows_of_lanes_begin_at_different_positions() -> None:
     assert begun.max() <= 4
 
 
+def test_a_batch_is_from_many_nodes() -> None:
+    """Ten nodes, each of a class of its own: no batch may be of one or two."""
+    n = 10 * 2048 * 20
+    samples = Order(Tree([Tree([20] * 2048) for _ in range(10)]), n, ShuffleOptions.for_dataset(n, 20), 5, 0)
+    for position in (0, n // 2, n - 256):
+        classes = np.bincount(samples.samples(np.arange(position, position + 256)) // (2048 * 20), minlength=10)
+        assert classes.max() <= 0.25 * 256
+
+
 def test_neighbours_are_torn_apart_and_shards_mixed() -> None:
     o = ShuffleOptions.for_dataset(64 * 100, 100)
     samples = Order(Tree([100] * 64), 6400, o, seed=5, epoch=0).samples(all_positions(6400))
@@ -184,10 +193,11 @@ def test_options_that_cannot_work_are_refused(value: object) -> None:
         ([100] * 10, ShuffleOptions(8, 16, 200), "0970b990d7a49e63"),
         ([1, 0, 999, 17, 300], ShuffleOptions(3, 5, 64), "08f385aaa28371ff"),
         ([50_000], ShuffleOptions(1, 16, 100_000), "b2c8ae32ff44dd47"),
+        ([Tree([40, 30]), Tree([100] * 5), 30], ShuffleOptions(8, 4, 16), "08618edcf057b3c8"),
     ],
 )
-def test_the_order_stays_what_it_is_for_years(counts: list[int], o: ShuffleOptions, digest: str) -> None:
+def test_the_order_stays_what_it_is_for_years(counts: list[Tree | int], o: ShuffleOptions, digest: str) -> None:
     """A checkpoint of today resumes under the numpy of then: these digests never change without a new state version."""
-    n = sum(counts)
+    n = Tree(list(counts)).total
     samples = Order(Tree(list(counts)), n, o, seed=42, epoch=7).samples(all_positions(n))
     assert hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()[:16] == digest

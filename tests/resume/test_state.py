@@ -264,7 +264,7 @@ class TestLoadingIsQuick:
     def test_at_nine_tenths_of_a_hundred_million_samples(self, shuffle: bool) -> None:
         root, blocks = one_block_a_hundred_million_times()
 
-        def first_batch_at(position: int) -> tuple[float, int, int]:
+        def first_batch_at(position: int) -> tuple[float, int, float]:
             """Seconds, blocks asked for, and samples read up to the first batch."""
             store = Asked()
             store.put_many((cid, blocks.get(cid)) for cid in blocks.cids())

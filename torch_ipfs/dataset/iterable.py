@@ -136,12 +136,18 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def __repr__(self) -> str:
         return f"IPFSIterableDataset({str(self.root)!r}, {self._opening.source_name!r}, batch_size={self.batch_size})"
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, float]:
         """What this process and its DataLoader workers have read since the dataset was made.
 
-        :returns: ``blocks`` fetched and verified, ``shards`` opened, ``samples`` read.
+        :returns: ``blocks`` fetched and verified; ``shards`` opened; ``samples`` read; ``read_amplification``, the share of the
+            dataset's shards that was opened, as a multiple of the share of its samples that was read: 1 where readers
+            open each shard once an epoch all together, below it where they kept some open from an earlier epoch.
         """
-        return self._counters.totals()
+        totals = self._counters.totals()
+        if totals["samples"] == 0:
+            return {**totals, "read_amplification": 0.0}
+        of_shards = totals["shards"] / max(1, self.manifest.num_shards)
+        return {**totals, "read_amplification": of_shards * self.manifest.num_samples / totals["samples"]}
 
     # Where the run stands.
 

@@ -372,7 +372,9 @@ class BatchStream:
             while slot in self._requested:
                 self._receive()
             if reader.is_missing(slot):
-                reader.accept(slot, _one(reader.store, leaf.cid))
+                block = _one(reader.store, leaf.cid)
+                reader.counters[BLOCKS] += not isinstance(block, TorchIPFSError)
+                reader.accept(slot, block)
         elif not any(at == slot for at in planned.by_row.values()):
             self._look_by_row(planned, slot, leaf.leaf)
             while planned.awaited:

@@ -177,17 +177,26 @@ class Manifest:
     @property
     def shard_rows(self) -> int:
         """Rows of a typical shard: the mean below the first node that has leaves, so that little is read for it."""
+        samples, leaves = self._first_shards()
+        return max(1, -(-samples // leaves))
+
+    @property
+    def num_shards(self) -> int:
+        """Shards, and nodes of samples, that are not empty: exactly where all hang on the root, else by their mean size."""
+        samples, leaves = self._first_shards()
+        return round(leaves * self.num_samples / max(1, samples))
+
+    def _first_shards(self) -> tuple[int, int]:
+        """Samples below the first node that has leaves, and how many leaves hold them."""
         node = self._root_node
         while True:
             filled = np.flatnonzero(node.counts)
             if len(filled) == 0:
-                return max(1, node.num_samples)
-            mean = -(-node.num_samples // len(filled))
-            if not node.inner[filled[0]]:
-                return mean
-            node = node.child(int(filled[0]))
-            if node.is_leaf:
-                return mean
+                return node.num_samples, 1
+            child = None if not node.inner[filled[0]] else node.child(int(filled[0]))
+            if child is None or child.is_leaf:
+                return node.num_samples, len(filled)
+            node = child
 
     def node(self, cid: CID, depth: int, first: int, count: int) -> Node:
         """The node ``cid`` at ``depth``, which its parent says holds ``count`` samples from index ``first`` on."""

@@ -127,20 +127,26 @@ class Lanes:
     """Positions -> windows of lanes, and windows -> where they lie on the line. O(1) to start anywhere.
 
     :param num_samples: N.
+    :param scattered: whether lanes that have their turns after each other lie far apart on the line, not side by side.
     """
 
-    def __init__(self, num_samples: int, options: ShuffleOptions) -> None:
+    def __init__(self, num_samples: int, options: ShuffleOptions, *, scattered: bool = False) -> None:
         self._options = options
         cycle = options.lanes * options.unit_rows
         # A lane's length follows from dealing units out in turn: all full cycles, then what the last cycle has for it.
-        self._full_rows, self._left = num_samples // cycle * options.unit_rows, num_samples % cycle
-        longest = self._full_rows + min(options.unit_rows, self._left or options.unit_rows)
+        full_rows, left = num_samples // cycle * options.unit_rows, num_samples % cycle
+        longest = full_rows + min(options.unit_rows, left or options.unit_rows)
         self.num_lanes = min(options.lanes, -(-num_samples // options.unit_rows))
         """Those that are not empty."""
         self.window_rows = min(options.window_rows, longest)
         """Of the longest window."""
-        turned = np.arange(self.num_lanes, dtype=np.int64) * _GOLDEN % _GOLDEN_ONE * (longest > options.window_rows)
-        self._phases = turned * min(options.window_rows, longest) // _GOLDEN_ONE
+        lane = np.arange(self.num_lanes, dtype=np.int64)
+        spread = lane * _GOLDEN % _GOLDEN_ONE
+        self._phases = spread * self.window_rows // _GOLDEN_ONE * (longest > options.window_rows)
+        self._lane_rows = full_rows + np.clip(left - lane * options.unit_rows, 0, options.unit_rows)
+        on_line = spread.argsort(kind="stable") if scattered and longest >= 2 * options.window_rows else lane
+        self._starts = np.empty_like(lane)
+        self._starts[on_line] = np.cumsum(self._lane_rows[on_line]) - self._lane_rows[on_line]
 
     def windows_of(self, positions: Int64s) -> tuple[Int64s, Int64s, Int64s]:
         """Lane, window of the lane, and row of the window, of each of ``positions``. Shapes (n,)."""
@@ -155,12 +161,9 @@ class Lanes:
 
     def span(self, lane: int, window: int) -> tuple[int, int]:
         """Where on the line a window begins, and how many places it has."""
-        o = self._options
-        before = min(self._left, lane * o.unit_rows)
-        lane_rows = self._full_rows + min(self._left - before, o.unit_rows)
-        end = (window + 1) * o.window_rows - int(self._phases[lane])
-        start = max(end - o.window_rows, 0)
-        return lane * self._full_rows + before + start, min(end, lane_rows) - start
+        end = (window + 1) * self._options.window_rows - int(self._phases[lane])
+        start = max(end - self._options.window_rows, 0)
+        return int(self._starts[lane]) + start, min(end, int(self._lane_rows[lane])) - start
 
 
 class _Windows:
@@ -301,8 +304,11 @@ class Order:
         self, root: CountedNode, num_samples: int, options: ShuffleOptions | None, seed: int = 0, epoch: int = 0
     ) -> None:
         self._seed, self._epoch = seed, epoch
-        self._lanes = Lanes(num_samples, options) if options is not None and num_samples > 0 else None
-        if self._lanes is not None:
+        self._lanes: Lanes | None = None
+        if options is not None and num_samples > 0:
+            # A stretch of the line is from few nodes, and a batch has to be from many. Shards that all hang on the root are
+            # permuted singly, and there readers whose lanes lie side by side need not share the shards that lanes cut.
+            self._lanes = Lanes(num_samples, options, scattered=bool(root.inner.any()))
             self._tree = TreeOrder(root, seed, epoch)
             self._windows = _Windows(self._lanes, np.int32 if num_samples < 2**31 else np.int64, self._window)
 
