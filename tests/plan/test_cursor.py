@@ -56,7 +56,7 @@ GOOD: dict[str, Any] = Cursor(ROOT, 1, 2, 3, ShuffleOptions(4, 5, 6)).to_state()
         ({"position": 1.0}, "position"),
         ({"shuffle": {}}, "shuffle"),
         ({"shuffle": True}, "shuffle"),
-        ({"shuffle": {"lanes": 0, "unit_rows": 1, "window_rows": 1}}, "lanes"),
+        ({"shuffle": {"lanes": 0, "unit_rows": 1, "window_rows": 1}}, "shuffle.lanes"),
         ({"shuffle": {"lanes": 2**62, "unit_rows": 1, "window_rows": 1}}, "shuffle"),
         ({"shuffle": {"lanes": 1, "unit_rows": 1, "window_rows": 2**62}}, "shuffle"),
     ],
