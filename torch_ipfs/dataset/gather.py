@@ -142,7 +142,7 @@ class Gather:
         :raises IndexError: a row lies outside of its shard.
         """
         if picked.runs is not None or not 0 < self._row_bytes <= _MAX_ADDRESSED_ROW_BYTES:
-            return [self._copied(runs) for runs in picked.as_runs()]
+            return self._copied(picked.as_runs())
         addresses = self._addresses(picked)
         memory, dtype, shape = _rows_at_every_address(self._row_bytes), self._dtype, (-1, *self._shape)
         starts = range(0, len(addresses), picked.batch_rows)
@@ -158,16 +158,21 @@ class Gather:
         addresses += self._address[slots]
         return addresses
 
-    def _copied(self, runs: list[Run]) -> npt.NDArray[Any]:
-        """Those runs, one after the other."""
+    def _copied(self, batches: list[list[Run]]) -> list[npt.NDArray[Any]]:
+        """For each batch its runs, one after the other."""
         arrays, lengths = self._arrays, self._lengths
-        for slot, row, end in runs:
-            if row < 0 or end > lengths[slot]:
-                raise _outside()
-        if len(runs) == 1:
-            [(slot, row, end)] = runs
-            copied: npt.NDArray[Any] = arrays[slot][row:end].copy()
-            return copied
+        for runs in batches:
+            for slot, row, end in runs:
+                if row < 0 or end > lengths[slot]:
+                    raise _outside()
+        # One run makes a batch most often, and where batches are small a call for each would cost as much as its copy.
+        return [
+            arrays[runs[0][0]][runs[0][1] : runs[0][2]].copy() if len(runs) == 1 else self._joined(runs)
+            for runs in batches
+        ]
+
+    def _joined(self, runs: list[Run]) -> npt.NDArray[Any]:
+        arrays = self._arrays
         out, at = np.empty((sum([end - row for _, row, end in runs]), *self._shape), self._dtype), 0
         for slot, row, end in runs:
             out[at : (at := at + end - row)] = arrays[slot][row:end]

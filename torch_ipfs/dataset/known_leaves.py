@@ -18,6 +18,7 @@ class KnownLeaves:
 
     def __init__(self) -> None:
         self._leaves: list[tuple[int, int, int]] = []
+        self._gapless = True
         self._firsts = self._ends = self._slots = np.zeros(0, dtype=np.int64)
 
     def add(self, leaf: Leaf, slot: int) -> None:
@@ -28,8 +29,10 @@ class KnownLeaves:
         """Slots and rows of ``samples``, shapes (n,); ``None`` where a leaf is not known."""
         if len(self._leaves) > len(self._firsts) + len(self._firsts) // 16:
             self._firsts, self._ends, self._slots = np.array(sorted(self._leaves), dtype=np.int64).T.copy()
+            self._gapless = bool((self._firsts[1:] == self._ends[:-1]).all())
+        if len(samples) == 0 or len(self._firsts) == 0 or samples.min() < self._firsts[0]:
+            return None
         places = np.searchsorted(self._firsts, samples, side="right") - 1
-        # Before the first leaf is place -1, the last leaf: beyond its end, or not of its rows.
-        if len(self._firsts) == 0 or (samples >= self._ends[places]).any() or (places < 0).any():
+        if samples.max() >= self._ends[-1] or not (self._gapless or (samples < self._ends[places]).all()):
             return None
         return self._slots[places], samples - self._firsts[places]
