@@ -190,13 +190,21 @@ class _Windows:
         if (self._held[slots] != window).any():
             wanted = self._held.copy()
             wanted[slots] = window
-            if (wanted[slots] != window).any():  # more than two windows of a lane
-                half = len(lane) // 2
-                parts = (slice(None, half), slice(half, None))
-                return np.concatenate([self.look_up(lane[part], window[part], row[part]) for part in parts])
+            if (
+                wanted[slots] != window
+            ).any():  # more than two windows of a lane: as many at a time as there is room for
+                return self._look_up_in_turn(lane, window, row)
             for slot in np.flatnonzero(wanted != self._held).tolist():
                 self._put(slot, int(wanted[slot]))
         return self._samples[self._rows[slots], row].astype(np.int64, copy=False)
+
+    def _look_up_in_turn(self, lane: Int64s, window: Int64s, row: Int64s) -> Int64s:
+        samples = np.empty_like(row)
+        pair = window >> 1
+        for at in np.unique(pair).tolist():
+            chosen = np.flatnonzero(pair == at)
+            samples[chosen] = self.look_up(lane[chosen], window[chosen], row[chosen])
+        return samples
 
     def _put(self, slot: int, window: int) -> None:
         samples = self._make(slot // 2, window)
