@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, RandomSampler, Subset, default_collate
 
 import torch_ipfs
 from tests.dataset.conftest import N, Written, columns
@@ -56,6 +57,22 @@ def test_default_collate_of_rows_from_anywhere(car: Written) -> None:
     assert batch["index"].tolist() == [3, 8]
     assert batch["name"] == ["sample 3", "sample 8"]
     assert indices(DataLoader(Subset(dataset, [7, 1, 4]), batch_size=2)) == [7, 1, 4]
+
+
+def test_samples_read_one_by_one_are_collated_by_their_schema() -> None:
+    """A field that may be None is a list in each batch, also in one that holds none."""
+    store = torch_ipfs.MemoryBlockstore()
+    samples = [{"x": None if i == 5 else float(i), "in": {"y": None if i == 5 else i}, "z": i} for i in range(8)]
+    mapped = IPFSMapDataset(torch_ipfs.write_dataset(samples, store), store)
+    batches = list(DataLoader(ConcatDataset([mapped, mapped]), batch_size=4))
+    assert batches == [batch | {"z": ANY} for batch in [*DataLoader(mapped, batch_size=4)] * 2]
+    assert [[kind(column) for column in batch.values()] for batch in batches] == [
+        [list, list, torch.Tensor] for _ in batches
+    ]
+
+
+def kind(column: Any) -> type:
+    return kind(column["y"]) if isinstance(column, dict) else type(column)
 
 
 def test_workers_and_a_transform(car: Written) -> None:

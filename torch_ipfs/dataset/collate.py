@@ -111,7 +111,8 @@ def collate_samples(samples: list[Any], schema: Schema) -> Any:
 def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     first = values[0]
     if isinstance(first, Mapping) and not (field and field.nullable):
-        return {key: _collate([value[key] for value in values], f"{name}.{key}", None) for key in first}
+        fields = {} if field is None else dict(field.fields)
+        return {key: _collate([value[key] for value in values], f"{name}.{key}", fields.get(key)) for key in first}
     if isinstance(first, tuple):
         return tuple(_collate(list(part), f"{name}[{i}]", None) for i, part in enumerate(zip(*values, strict=True)))
     if field is not None and field.nullable and field.numeric:

@@ -25,7 +25,13 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Row(dict[str, Any]):
-    """A sample of a map dataset: a map of field to tensor or value, which ``default_collate`` treats as :class:`Rows` says."""
+    """A sample of a map dataset: a map of field to tensor or value, which ``default_collate`` treats as :class:`Rows` says, or,
+    where samples were read one by one (as ``ConcatDataset`` does), by their schema: not by what a batch happens to hold.
+    """
+
+    def __init__(self, sample: Sample, schema: Schema) -> None:
+        super().__init__(sample)
+        self.schema = schema
 
 
 class Rows(Sequence[Row]):
@@ -54,13 +60,13 @@ class Rows(Sequence[Row]):
                 # default_collate looks at the first sample's type, and at no other: all of them would cost ten times as much.
                 self._asked = True
                 return self._row(operator.index(index))
-            self._rows = [Row(sample) for sample in rows_of(self.batch, self._num_rows)]
+            self._rows = [Row(sample, self.schema) for sample in rows_of(self.batch, self._num_rows)]
         return self._rows[index]
 
     def _row(self, index: int) -> Row:
         if not -self._num_rows <= index < self._num_rows:
             raise IndexError(f"sample {index} of {self._num_rows}")
-        return Row(_sample(self.batch, index % self._num_rows))
+        return Row(_sample(self.batch, index % self._num_rows), self.schema)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self[:])
@@ -172,7 +178,7 @@ class IPFSMapDataset(Dataset[Any]):
 def _collate_rows(batch: Sequence[Row], *, collate_fn_map: Any = None) -> Batch:  # noqa: ARG001 - torch gives it
     if isinstance(batch, Rows):
         return batch.batch
-    return collate_samples(list(batch), Schema(()))  # type: ignore[no-any-return]
+    return collate_samples(list(batch), batch[0].schema)  # type: ignore[no-any-return]
 
 
 # default_collate's documented way to teach it a type; it looks at the type of a batch's first element.
