@@ -118,6 +118,33 @@ def test_substitute_takes_the_next_readable(lossy: tuple[CID, MemoryBlockstore],
     assert got[39] in LEFT
 
 
+@pytest.mark.parametrize("batch_size", [None, 2, 7])
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_substitutes_are_the_same_in_other_workers_and_in_a_run_that_was_resumed(
+    written: Write, world_size: int, batch_size: int | None
+) -> None:
+    cid, store = store_without(written(n=N, layout="samples"), {0, 3, 4, 5, 12, 13, 14, 15, 16, N - 1})
+    options: dict[str, Any] = {"batch_size": batch_size, "rank": world_size - 1, "world_size": world_size}
+
+    def make() -> IPFSIterableDataset:
+        return IPFSIterableDataset(cid, store, on_error="substitute", **options)
+
+    whole, states = [], []
+    dataset = make()
+    for item in dataset:
+        whole.append(indices([item]))
+        states.append(dataset.state_dict())
+    for taken, state in enumerate(states, start=1):
+        resumed = make()
+        resumed.load_state_dict(state)
+        assert [indices([item]) for item in resumed] == whole[taken:]
+    loader = torch_ipfs.make_dataloader(make(), num_workers=2)
+    loader.load_state_dict(states[0])
+    assert [indices([item]) for item in loader] == whole[1:]
+    loader.close()
+
+
 def test_skip_is_substitute_where_ranks_must_stay_equal(lossy: tuple[CID, MemoryBlockstore]) -> None:
     shares = []
     for rank in range(2):

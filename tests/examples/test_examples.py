@@ -29,7 +29,6 @@ GROUPS = (
     ("transformers_trainer", "transformers_own_loader"),
 )
 """What is run by the same two processes, one after the other."""
-RESUMED = [name for group in GROUPS for name in group if name != "large_files"]
 
 
 @pytest.fixture(scope="session")
@@ -62,27 +61,6 @@ class Recorded:
 
     together: dict[str, Seen]
     alone: dict[str, Seen]
-
-
-@pytest.fixture(scope="session")
-def recorded(
-    digits: tuple[str, str], clips: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Recorded]:
-    found: dict[str, Recorded] = {}
-
-    class Groups(dict[str, Recorded]):
-        """Each group is run when one of its examples is asked for first."""
-
-        def __missing__(self, name: str) -> Recorded:
-            group = next(group for group in GROUPS if name in group)
-            plan: dict[str, Any] = {
-                name: (*clips, None) if name == "large_files" else (*digits, STOP_AT) for name in group
-            }
-            found.update(run(plan, tmp_path_factory.mktemp(group[0])))
-            self.update(found)
-            return self[name]
-
-    return Groups()
 
 
 def run(plan: dict[str, Any], folder: Path) -> dict[str, Recorded]:
@@ -119,11 +97,23 @@ def of_epochs(seen: Seen, epochs: int = 2) -> list[list[int]]:
     return [[index for step in seen[epoch * steps :][:steps] for index in step] for epoch in range(epochs)]
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_each_epoch_has_each_sample_once(recorded: dict[str, Recorded], name: str) -> None:
-    for epoch in of_epochs(recorded[name].alone["whole"]):
+@pytest.mark.parametrize("group", GROUPS, ids=" ".join)
+def test_they_see_each_sample_once_and_go_on_where_they_were_stopped(
+    group: tuple[str, ...], digits: tuple[str, str], clips: tuple[str, str], tmp_path: Path
+) -> None:
+    plan = {name: (*clips, None) if name == "large_files" else (*digits, STOP_AT) for name in group}
+    for name, recorded in run(plan, tmp_path).items():
+        if name == "large_files":
+            check_files_are_read_once(recorded)
+        else:
+            check_each_epoch_has_each_sample_once(recorded)
+            check_the_stopped_run_went_on(recorded)
+
+
+def check_each_epoch_has_each_sample_once(recorded: Recorded) -> None:
+    for epoch in of_epochs(recorded.alone["whole"]):
         assert sorted(epoch) == list(range(N))
-    epochs = of_epochs(recorded[name].together["whole"])
+    epochs = of_epochs(recorded.together["whole"])
     for epoch in epochs:
         # An odd number is made even by one sample that comes again, so that both processes have equally many.
         assert len(epoch) == N + 1
@@ -131,19 +121,17 @@ def test_each_epoch_has_each_sample_once(recorded: dict[str, Recorded], name: st
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(recorded: dict[str, Recorded], name: str) -> None:
-    for runs in (recorded[name].alone, recorded[name].together):
+def check_the_stopped_run_went_on(recorded: Recorded) -> None:
+    for runs in (recorded.alone, recorded.together):
         assert len(runs["stopped"]) == STOP_AT
         saved_at = len(runs["whole"]) - len(runs["resumed"])
         assert 0 < saved_at <= STOP_AT
         assert runs["stopped"][:saved_at] + runs["resumed"] == runs["whole"]
 
 
-def test_files_that_samples_link_to_are_read_once(recorded: dict[str, Recorded]) -> None:
-    runs = recorded["large_files"]
-    (alone,) = of_epochs(runs.alone["whole"], 1)
-    (together,) = of_epochs(runs.together["whole"], 1)
+def check_files_are_read_once(recorded: Recorded) -> None:
+    (alone,) = of_epochs(recorded.alone["whole"], 1)
+    (together,) = of_epochs(recorded.together["whole"], 1)
     assert sorted(alone) == list(range(CLIPS))
     assert set(together) == set(range(CLIPS))
     assert len(together) == CLIPS + 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby, islice
 from typing import Literal, get_args
 
 import numpy as np
@@ -97,7 +97,15 @@ class EpochShare:
         group: int = 1,
     ) -> None:
         self.reader = reader
-        self._partition, self._topology, self._order = partition, topology, order
+        self._topology, self._order = topology, order
+        # The epoch as if it had not been resumed, in steps that begin and end where those that are left do.
+        start = partition.start % partition.step_positions
+        self._whole = replace(partition, start=start)
+        had = (partition.start - start) // partition.step_positions
+        self._steps = range(topology.worker + had, self._whole.num_steps(topology.rank), topology.num_workers)
+        self._unreadable = range(0)
+        self._replaced = -1
+        self._found: Iterator[tuple[int, int, int]] = iter(())
         # Ranks that skip would end with different numbers of steps, and wait for each other for ever.
         self._on_error = "substitute" if on_error == "skip" and topology.world_size > 1 else on_error
         self._group = group
@@ -146,29 +154,65 @@ class EpochShare:
             self._substitutes.pop().close()
 
     def _substituted(self, rows: Rows) -> Rows:
-        """``rows`` with each sample that cannot be had replaced by the next one of this share that can."""
+        """``rows`` with each sample that cannot be had replaced by the next one of this rank's that can.
+
+        Which one that is follows from the step, not from where the run was resumed or which worker reads it.
+        """
         bad = sorted(rows.errors)
-        error = rows.errors[bad[0]]
-        found = self._readable_after(self._given_out - len(rows) + bad[0] + 1)
-        for place in bad:
-            substitute = next(found, None)
-            if substitute is None:
-                error.add_note("no other sample of this share can be read in its place")
-                raise error
-            rows.samples[place], rows.slots[place], rows.rows[place] = substitute
+        before = (self._given_out - len(rows)) // self._whole.batch_size
+        for number, places in groupby(bad, lambda place: place // self._whole.batch_size):
+            first, *others = places
+            found = self._substitutes_from(self._steps[before + number], first % self._whole.batch_size)
+            for place in (first, *others):
+                substitute = next(found, None)
+                if substitute is None:
+                    error = rows.errors[bad[0]]
+                    error.add_note("no other sample of this share can be read in its place")
+                    raise error
+                rows.samples[place], rows.slots[place], rows.rows[place] = substitute
         rows.errors = {}
         return rows
 
-    def _readable_after(self, place: int) -> Iterator[tuple[int, int, int]]:
-        """Samples of this share that can be read, with slot and row: those from its ``place`` on, round to it, for ever."""
+    def _substitutes_from(self, step: int, place: int) -> Iterator[tuple[int, int, int]]:
+        """Substitutes for what cannot be read at ``place`` of ``step`` and after it.
+
+        Steps of one sample each that cannot be read, one after another, take one after another: those before this one count,
+        also where another worker has read them, or a run that was resumed since.
+        """
+        if self._whole.batch_size > 1:
+            return self._readable_after(step, place + 1)
+        first = step
+        while first - 1 not in (-1, self._replaced) and not self._is_readable(first - 1):
+            first -= 1
+        if first - 1 != self._replaced or first == 0:
+            self._found = self._readable_after(first, 1)
+        self._replaced = step
+        return islice(self._found, step - first, None)
+
+    def _is_readable(self, step: int) -> bool:
+        stream = self.reader.read(self._order.samples(self._whole.positions(self._topology.rank, step)))
+        try:
+            return not next(stream).errors
+        finally:
+            stream.close()
+
+    def _readable_after(self, step: int, within: int) -> Iterator[tuple[int, int, int]]:
+        """Samples of this rank that can be read, with slot and row: those from place ``within`` of ``step`` on, round to it,
+        for ever.
+        """
         while True:
             any_readable = False
-            for samples in self._share_from(place):
+            for number, samples in self._share_from(step, within):
+                if number in self._unreadable:
+                    continue
                 stream = self.reader.read(samples)
                 rows = next(stream)
                 readable = np.flatnonzero(rows.slots >= 0).tolist()
                 if not readable:
                     stream.close()
+                    if number != step:
+                        grows = number == self._unreadable.stop
+                        self._unreadable = range(self._unreadable.start if grows else number, number + 1)
                     continue
                 any_readable = True
                 self._substitutes.append(stream)
@@ -177,10 +221,14 @@ class EpochShare:
             if not any_readable:
                 return
 
-    def _share_from(self, place: int) -> Iterator[Int64s]:
-        """The share's samples from its ``place`` on, a step at a time, then those before it."""
-        steps = self._partition.steps_of(self._topology)
-        first, within = divmod(place, self._partition.batch_size)
-        for i in chain(range(first, len(steps)), range(min(first + 1, len(steps)))):
-            samples = self._order.samples(self._partition.positions(self._topology.rank, steps[i]))
-            yield samples[within:] if i == first else samples
+    def _share_from(self, step: int, within: int) -> Iterator[tuple[int, Int64s]]:
+        """Steps of this rank, with their samples: from place ``within`` of ``step`` to the epoch's end, then from its beginning
+        to that step.
+        """
+        rank = self._topology.rank
+        for number in chain(range(step, self._whole.num_steps(rank)), range(step + 1)):
+            samples = self._order.samples(self._whole.positions(rank, number))
+            part = samples[within:] if number == step and within else samples
+            within = 0
+            if len(part):
+                yield number, part

@@ -41,8 +41,8 @@ class Rows(Sequence[Row]):
     which costs more than reading them.
     """
 
-    def __init__(self, batch: Batch, num_rows: int) -> None:
-        self.batch = batch
+    def __init__(self, batch: Batch, num_rows: int, schema: Schema) -> None:
+        self.batch, self.schema = batch, schema
         self._num_rows = num_rows
         self._rows: list[Row] | None = None
         self._asked = False
@@ -155,7 +155,7 @@ class IPFSMapDataset(Dataset[Any]):
         batch = self._read_through(reader, samples) if rows is None else reader.batch(rows)
         if self.transform is not None:
             return [self.transform(sample) for sample in rows_of(batch, len(samples))]
-        return Rows(batch, len(samples))
+        return Rows(batch, len(samples), reader.schema)
 
     def _read_through(self, reader: Reader, samples: Int64s) -> Batch:
         """The batch of samples whose shards have to be opened first."""
