@@ -70,20 +70,25 @@ def _measure(
     about: dict[str, Any] = {"machine": machine.describe(), "tiny": options.tiny, "rounds": rounds}
     load = machine.load()
     groups = [*reading_groups(data.workloads, later_epochs=1 if options.tiny else 3), LAYOUTS, FACADE, WRITING]
-    before = json.loads(options.json.read_text()) if options.only else {"groups": []}
+    earlier = options.only and options.json.exists()
+    before = json.loads(options.json.read_text()) if earlier else {"groups": []}
     chosen = [group for group in groups if not options.only or any(text in group.name for text in options.only)]
     with contextlib.nullcontext(in_this_process) if options.tiny else cold_processes(folder) as runner:
         measured = run(chosen, folder, rounds, runner, _say)
     by_name = report.from_json(before["groups"], groups) | {group.group.name: group for group in measured}
-    if options.only:
-        about |= {name: before[name] for name in ("imports", "plan")}
-    else:
-        about["imports"] = measure_imports(rounds)
-        size, num_batches = (TINY_PLAN, TINY_PLAN_BATCHES) if options.tiny else (Fabricated(), plan.NUM_BATCHES)
-        about["plan"] = plan.run(size, num_batches, cold=not options.tiny, say=_say)
+    about["imports"] = before["imports"] if earlier else measure_imports(rounds)
+    about["plan"] = before["plan"] if earlier else _plan(options.tiny)
     about["load"] = (load, machine.load())
+    about["missing"] = [group.name for group in groups if group.name not in by_name]
+    if about["missing"]:
+        return data, by_name, [], about
     reached = [*floors.floors(by_name), floors.import_floor(about["imports"]), *floors.plan_floors(about["plan"])]
     return data, by_name, reached, about
+
+
+def _plan(tiny: bool) -> dict[str, Any]:
+    size, num_batches = (TINY_PLAN, TINY_PLAN_BATCHES) if tiny else (Fabricated(), plan.NUM_BATCHES)
+    return plan.run(size, num_batches, cold=not tiny, say=_say)
 
 
 @contextlib.contextmanager
@@ -104,10 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not options.tiny:
             whole_run.enter_context(_bytecode_kept_in(Path(temporary, "bytecode")))
         data, measured, reached, about = _measure(options.data or Path(temporary, "data"), options)
-    print(report.text(measured, data.workloads, reached, about))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report.as_json(measured, reached, about), indent=1) + "\n")
+    if about["missing"]:
+        print("not measured yet:", *about["missing"], sep="\n    ")
+        return
+    print(report.text(measured, data.workloads, reached, about))
     if options.chart is not None:
         from benchmarks.chart import draw
 
