@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ def worker(node: KuboNode, rank: int, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def await_subscribers(kit: ipfs_kit, topic: str, count: int) -> None:
+    """Until the master's node has heard of the subscriptions: a message goes to those that it knows of."""
+    deadline = time.monotonic() + WAIT_S
+    while len(kit.ipfs.pubsub_peers(topic)["peers"]) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
@@ -118,6 +127,7 @@ def test_a_master_and_two_workers_train(talking_swarm: list[KuboNode], tmp_path:
         try:
             assert [line(process) for process in workers] == ["listening"] * 2
             results = master.ipfs.pubsub_subscribe("trained_models", timeout_s=WAIT_S)
+            await_subscribers(master, "training_tasks", len(workers))
             task = TrainingTask(str(cid), {"learning_rate": 0.5, "batch_size": 10, "epochs": EPOCHS})
             for message in ("not json", json.dumps({"operation": "training"}), task.to_message()):
                 assert master.ipfs.pubsub_publish("training_tasks", message)["success"]

@@ -116,11 +116,12 @@ def test_a_node_that_is_not_there_is_told() -> None:
     assert kit.ipfs.dag_put({"a": 1})["error_type"] == "TransportError"
     assert kit.ipfs.pubsub_publish("t", "m")["error_type"] == "TransportError"
     assert kit.ipfs.pubsub_subscribe("t")["error_type"] == "TransportError"
+    assert kit.ipfs.pubsub_peers("t")["error_type"] == "TransportError"
 
 
 def test_without_pubsub_the_error_names_the_option(kit: ipfs_kit) -> None:
     published, subscription = kit.ipfs.pubsub_publish("topic", "m"), kit.ipfs.pubsub_subscribe("topic")
-    for result in (published, subscription):
+    for result in (published, subscription, kit.ipfs.pubsub_peers("topic")):
         assert (result["success"], result["error_type"]) == (False, "OptionError")
         assert "Pubsub.Enabled" in result["error"]
     with pytest.raises(OptionError, match=r"Pubsub\.Enabled"):
@@ -179,3 +180,4 @@ def test_silence_and_a_lost_node_raise(talking: ipfs_kit, own_kubo_node: KuboNod
 def test_what_is_no_topic_is_told(talking: ipfs_kit, topic: Any) -> None:
     assert talking.ipfs.pubsub_publish(topic, "m")["error_type"] == "OptionError"
     assert talking.ipfs.pubsub_subscribe(topic)["error_type"] == "OptionError"
+    assert talking.ipfs.pubsub_peers(topic)["error_type"] == "OptionError"

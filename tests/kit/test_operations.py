@@ -182,9 +182,10 @@ class TestBlocksAndPins:
 
 class TestMessagesWithoutANode:
     def test_the_error_says_what_is_needed(self, kit: ipfs_kit) -> None:
-        error = refused(kit.ipfs.pubsub_publish("topic", "message"), "OptionError")
-        assert "Pubsub.Enabled" in error
-        assert "kubo://" in error
+        for result in (kit.ipfs.pubsub_publish("topic", "message"), kit.ipfs.pubsub_peers("topic")):
+            error = refused(result, "OptionError")
+            assert "Pubsub.Enabled" in error
+            assert "kubo://" in error
 
     def test_a_subscription_that_cannot_be_says_so_both_ways(self, kit: ipfs_kit) -> None:
         subscription = kit.ipfs.pubsub_subscribe("topic")

@@ -146,6 +146,16 @@ class IPFSOperations:
         pubsub.publish(self._node.endpoint, topic, message)
         return {"topic": topic}
 
+    @answers
+    def pubsub_peers(self, topic: str) -> Result:
+        """Who is subscribed to ``topic``, of the nodes that this one is connected to: a message reaches those there are now.
+
+        :returns: ``peers``: their peer ids.
+        """
+        if self._node.endpoint is None:
+            raise pubsub.no_pubsub(self._node.source)
+        return {"topic": topic, "peers": pubsub.peers(self._node.endpoint, topic)}
+
     def pubsub_subscribe(self, topic: str, *, timeout_s: float | None = None) -> pubsub.Subscription:
         """The messages of a topic from now on: an iterator of ``{"data", "from", "topic"}`` with ``stop()``, that answers
         ``["success"]`` and ``["error"]`` as the other operations' results do.

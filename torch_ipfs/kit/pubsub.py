@@ -73,6 +73,22 @@ def publish(endpoint: Endpoint, topic: str, message: str | bytes) -> None:
         connection.close()
 
 
+def peers(endpoint: Endpoint, topic: str) -> list[str]:
+    """Peer ids of the nodes, of those that this one is connected to, that are subscribed to ``topic``.
+
+    :raises OptionError: it is no topic, or the node has pubsub off; says which option to set.
+    :raises TransportError: the node cannot be reached or refuses.
+    """
+    connection = _connect(endpoint)
+    try:
+        answer = _ask(connection, endpoint, f"/pubsub/peers?arg={_topic(topic)}").read()
+    except (OSError, http.client.HTTPException) as failure:
+        raise TransportError(f"the node broke off: {failure}", source=endpoint.source) from None
+    finally:
+        connection.close()
+    return sorted(json.loads(answer)["Strings"] or ())
+
+
 class Subscription:
     """The messages of a topic from now on, as an iterator that waits for the next one until it is stopped.
 
