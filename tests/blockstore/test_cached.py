@@ -177,6 +177,7 @@ def test_a_cache_of_no_bytes_makes_nobody_wait(tmp_path: Path) -> None:
 def test_large_blocks_are_views_of_a_map(tmp_path: Path) -> None:
     blocks = blocks_of(5, BIG)
     store = CachedBlockstore(DictStore(blocks), tmp_path)
+    assert list(store.get_many([cid for cid, _ in blocks])) == [data for _, data in blocks]
     first = list(store.get_many([cid for cid, _ in blocks]))
     again = [store.get(cid) for cid, _ in blocks]
     for block in first + again:

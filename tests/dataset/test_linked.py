@@ -27,7 +27,9 @@ EVERY = list(range(NUM_SAMPLES))
 def source(service: Service, *, cache: bool = False) -> Iterator[tuple[CachedBlockstore, StagedServer]]:
     """A staged gateway behind a cache, which holds nothing unless it is to."""
     with serving(service) as server:
-        store = CachedBlockstore(GatewayBlockstore(server.url, **options()), cache_bytes=None if cache else 0)
+        store = CachedBlockstore(
+            GatewayBlockstore(server.url, **options(timeout_s=30.0)), cache_bytes=None if cache else 0
+        )
         yield store, server
         store.close()
 
@@ -179,8 +181,37 @@ def test_a_pack_that_is_damaged_is_fetched_again(damage: Callable[[bytes], bytes
 def test_packs_are_evicted_like_blocks():
     data = stored("samples")
     with serving(serving_cars(data)) as server:
-        gateway = GatewayBlockstore(server.url, **options())
+        gateway = GatewayBlockstore(server.url, **options(timeout_s=30.0))
         store = CachedBlockstore(gateway, cache_bytes=4 * 2**10)  # less than the samples take, more than one
         assert read(data.root, store) == EVERY
         assert store.stats()["bytes"] <= 4 * 2**10
         store.close()
+
+
+def test_what_came_in_a_stream_is_found_again_by_workers_behind_tiers():
+    """They want few samples each, one by one, of what another pass has put into the cache together."""
+    data = stored("samples")
+    with serving(serving_cars(data)) as server:
+        cached = CachedBlockstore(GatewayBlockstore(server.url, **options(timeout_s=30.0)))
+        store = torch_ipfs.TieredBlockstore([torch_ipfs.MemoryBlockstore(), cached])
+        assert read(data.root, store) == EVERY
+        assert cars(server) == 1
+        server.asked.clear()
+        loader = torch_ipfs.make_dataloader(
+            torch_ipfs.IPFSIterableDataset(data.root, store, batch_size=8), num_workers=4
+        )
+        assert [x for batch in loader for x in batch["x"].tolist()] == EVERY
+        assert server.asked == []
+        store.close()
+
+
+def test_a_stream_that_fails_is_warned_of_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(streams, "RESTED_S", 0.0)
+    data = stored("samples")
+    with source(serving_cars(data, lambda _: b"")) as (store, server):
+        ds = torch_ipfs.IPFSIterableDataset(data.root, store, batch_size=8)
+        for epoch in range(3):
+            ds.set_epoch(epoch)
+            assert [x for batch in ds for x in batch["x"].tolist()] == EVERY
+        assert cars(server) == 3
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1

@@ -224,6 +224,7 @@ def test_an_epoch_that_is_left_asks_for_nothing_more(layout: str) -> None:
         finally:
             gc.enable()
         held.set()
-        assert gateway.get(data.root) == data.blocks[data.root]
-        assert len(server.asked) <= 4 + 2 + 1
+        for _ in range(50):  # the time in which an epoch that goes on would ask for as much
+            assert gateway.get(data.root) == data.blocks[data.root]
+        assert len([asked for asked in server.asked if asked.cid != str(data.root)]) < 12
         gateway.close()

@@ -34,8 +34,8 @@ in it as in requests side by side (three times by RPC), of 16 KiB twice as fast,
 JUDGED_AFTER = 16
 """Blocks of a stream after which their mean size is looked at."""
 
-RESTED_S = 30.0
-"""How long no stream is begun after one has failed."""
+RESTED_S, MOST_RESTED_S = 30.0, 600.0
+"""How long no stream is begun after one has failed, twice as long each time: a source may have none at all."""
 
 FAREWELL_S = 1.0
 _PAUSE_S = 0.002
@@ -49,6 +49,8 @@ class Streaming:
     def __init__(self) -> None:
         self.mean_bytes = 0.0
         self._rests_until = 0.0
+        self._rested_s = RESTED_S
+        self._has_failed = False
 
     def pays(self, wanted: int, count: int) -> bool:
         """Whether a node of ``count`` samples, of which ``wanted`` are wanted soon, is worth a stream."""
@@ -59,9 +61,17 @@ class Streaming:
             and time.monotonic() >= self._rests_until
         )
 
-    def failed(self) -> None:
-        """A stream has ended with an error."""
-        self._rests_until = time.monotonic() + RESTED_S
+    def ended(self) -> None:
+        """A stream has brought everything."""
+        self._rested_s = RESTED_S
+
+    def failed(self, node: CID, error: Exception) -> None:
+        """A stream has ended with an error, of which the first is worth a warning."""
+        self._rests_until = time.monotonic() + self._rested_s
+        self._rested_s = min(2 * self._rested_s, MOST_RESTED_S)
+        level = logging.INFO if self._has_failed else logging.WARNING
+        self._has_failed = True
+        log.log(level, "samples that %s links to are asked for one by one, their stream failed: %s", node, error)
 
 
 class AtHand(Protocol):
@@ -195,11 +205,9 @@ class Streams:
                         self._streaming.mean_bytes = read_bytes / blocks
                         if self._streaming.mean_bytes > MAX_STREAMED_BYTES:
                             return
+            self._streaming.ended()
         except Exception as error:  # noqa: BLE001 - what is missing is asked for one by one; an error that stays is seen then
-            self._streaming.failed()
-            log.warning(
-                "samples that %s links to are asked for one by one, their stream failed: %s", node.leaf.cid, error
-            )
+            self._streaming.failed(node.leaf.cid, error)
         finally:
             with self._changed:
                 node.is_read = True
