@@ -23,7 +23,7 @@ from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore
 from torch_ipfs.loader.epochs import Epochs, closed
 from torch_ipfs.loader.passes import Counted, Current, Pass
-from torch_ipfs.loader.pytorch import EpochDataLoader, features_and_labels, trained_schema
+from torch_ipfs.loader.pytorch import EpochDataLoader, trained_schema, training_form
 from torch_ipfs.loader.result import Result, failed, succeeded
 from torch_ipfs.loader.samples import lightened, pack
 from torch_ipfs.manifest.schema import Schema
@@ -281,7 +281,8 @@ class IPFSDataLoader:
         with self._lock:
             loaded = self._here()
             dataset = loaded.dataset.beside()
-            dataset.batch_transform = features_and_labels
+            changed = self._options["transform"] is not None
+            dataset.batch_transform = training_form(None if changed else dataset.manifest.schema)
             options = {**self._worker_options(), **options}
             counted, passes = self._counted, self._pytorch_passes
 

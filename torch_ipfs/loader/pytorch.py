@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -28,6 +29,16 @@ def features_and_labels(batch: Any) -> Any:
     if getattr(labels, "dtype", None) is not torch.int64:
         labels = _converted(labels, labels=True)
     return features, labels
+
+
+def training_form(schema: Schema | None) -> Callable[[Any], Any] | None:
+    """The quickest that does to batches of ``schema`` what :func:`features_and_labels` does; ``None`` for nothing.
+
+    :param schema: ``None`` where it is yet to be seen what samples hold.
+    """
+    if schema is None or trained_schema(schema) != schema:
+        return features_and_labels
+    return itemgetter("features", "labels") if set(schema.names) == {"features", "labels"} else None
 
 
 def _converted(column: Any, *, labels: bool) -> Any:
