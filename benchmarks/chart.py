@@ -37,7 +37,7 @@ def draw(measured: Mapping[str, Measured], workloads: Iterable[str], path: Path,
         panel.set_xticks(range(len(cases)), [f"{workload}\n{order}" for workload, order in cases], fontsize=8)
         panel.set_title(title, fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("speed; numpy.memmap in whole batches through the same loader = 1")
+    panels[0].set_ylabel("speed; numpy.memmap in the same loader = 1", fontsize=9)
     panels[0].legend(frameon=False, fontsize=8)
     figure.supxlabel(caption, fontsize=7, color="#555555")
     figure.tight_layout()
