@@ -34,8 +34,19 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
+_OTHERS: set[BaseProcess] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Workers of other tests may live still, where garbage holds their loader."""
+    _OTHERS.clear()
+    _OTHERS.update(multiprocessing.active_children())
+
+
 def workers() -> list[BaseProcess]:
-    return multiprocessing.active_children()
+    """Those that this test has started."""
+    return [process for process in multiprocessing.active_children() if process not in _OTHERS]
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,9 @@ class TestWhatIsRefused:
         ("change", "said"),
         [
             ({"version": 2}, "field 'version' of the state is 2, expected 1.*start the run anew"),
+            ({"version": 1.0}, r"field 'version' of the state is 1\.0, expected 1"),
+            ({"version": True}, "field 'version' of the state is True, expected 1"),
+            ({"world_size": 2}, "field 'world_size' of the state is unknown.*another checkpoint"),
             ({"position": N + 1}, f"field 'position' of the state is {N + 1}, but the dataset has {N}"),
             ({"position": -1}, "field 'position'.*another checkpoint"),
             ({"position": None}, "field 'position'.*another checkpoint"),
@@ -336,6 +339,14 @@ class TestWhatIsRefused:
     def test_a_state_that_was_changed(self, make: Make, change: dict[str, Any], said: str) -> None:
         with pytest.raises(ResumeError, match=said):
             make().load_state_dict({**make().state_dict(), **change})
+
+    @pytest.mark.parametrize("name", ["version", "root", "seed", "epoch", "position", "shuffle"])
+    def test_a_state_that_has_lost_a_field(self, make: Make, name: str) -> None:
+        dataset = make(shuffle=False)
+        state = dataset.state_dict()
+        del state[name]
+        with pytest.raises(ResumeError, match=f"field '{name}' of the state is"):
+            dataset.load_state_dict(state)
 
     @pytest.mark.parametrize("state", [None, 0, "state", [], {}, {"_snapshot": {"_snapshot_step": 3}}, {1: 2}])
     def test_nonsense(self, make: Make, state: Any) -> None:

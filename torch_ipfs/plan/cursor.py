@@ -40,10 +40,16 @@ class Cursor:
         """
         if not isinstance(state, Mapping):
             raise ResumeError(f"a state is a mapping as state_dict() gives it, but this is a {type(state).__name__}")
-        if state.get("version") != STATE_VERSION:
+        version = state.get("version")
+        if type(version) is not int or version != STATE_VERSION:
             raise ResumeError(
-                f"field 'version' of the state is {_shown(state.get('version'))}, expected {STATE_VERSION}: "
+                f"field 'version' of the state is {_shown(version)}, expected {STATE_VERSION}: "
                 "it was not written by state_dict() of this version; start the run anew, or use the version that wrote it"
+            )
+        odd = min(state.keys() ^ {"version", *cls.__dataclass_fields__}, key=repr, default=None)
+        if odd is not None:
+            raise ResumeError(
+                f"field {_shown(odd)} of the state is {'unknown' if odd in state else 'missing'}; {_CHANGED}"
             )
         if not isinstance(state.get("root"), str):
             raise ResumeError(
