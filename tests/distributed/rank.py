@@ -78,6 +78,7 @@ def stopped_and_resumed(folder: Path) -> Read:
     else:
         running = read(loader, RESUMED)
         steps = [next(running) for _ in range(STOPPED_AFTER)]
+        dist.barrier()  # a rank that is late would take the checkpoint for one to go on from
         if dist.get_rank() == 0:
             torch.save(loader.state_dict(), checkpoint)
         running.close()

@@ -82,10 +82,6 @@ class IPFSIterableDataset(IterableDataset[Any]):
         world_size: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size is not None and (
-            not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1
-        ):
-            raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
         if on_error not in ON_ERROR:
             raise OptionError(f"on_error must be one of {', '.join(ON_ERROR)}, but is {on_error!r}")
         if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
