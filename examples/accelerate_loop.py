@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import nn
+from torch import distributed, nn
 
 import torch_ipfs
 
@@ -49,3 +49,5 @@ def main(cid: str, source: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path("accelerate_state"))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

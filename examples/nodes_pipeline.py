@@ -39,13 +39,11 @@ def main(cid: str, source: str, checkpoint: Path) -> None:
     pipeline = ParallelMapper(IterableWrapper(dataset), decoded, num_workers=2, method="thread")
     loader = Loader(Prefetcher(pipeline, prefetch_factor=4))
 
-    first_epoch = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+    saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+    if saved:
         model.load_state_dict(saved["model"])
         loader.load_state_dict(saved["data"])
-        first_epoch = saved["epoch"]
-    for epoch in range(first_epoch, EPOCHS):
+    for epoch in range(saved["epoch"] if saved else 0, EPOCHS):
         dataset.set_epoch(epoch)
         for step, batch in enumerate(loader, start=1):
             optimizer.zero_grad()
@@ -57,3 +55,5 @@ def main(cid: str, source: str, checkpoint: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path("nodes_pipeline.pt"))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

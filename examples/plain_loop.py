@@ -55,3 +55,5 @@ def main(cid: str, source: str, checkpoint: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path("plain_loop.pt"))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -25,8 +25,6 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 class Digits(nn.Linear):
-    """What is trained."""
-
     def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": loss_of(super().forward, batch)}
 
@@ -57,3 +55,5 @@ def main(cid: str, source: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path("trainer_output"))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
