@@ -9,6 +9,7 @@ import torch
 
 import torch_ipfs
 from torch_ipfs import CID, IPFSIterableDataset, ShuffleOptions, make_dataloader
+from torch_ipfs.dataset.write import LayoutName
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,12 @@ def test_persistent_workers_open_nothing_again_in_later_epochs(packed: tuple[CID
 def test_nothing_is_read_to_say_that_nothing_was_read(packed: tuple[CID, Path]) -> None:
     stats = IPFSIterableDataset(packed[0], "/nowhere/at/all.car").stats()
     assert stats == {"blocks": 0, "shards": 0, "samples": 0, "read_amplification": 0.0}
+
+
+@pytest.mark.parametrize("layout", ["samples", "embedded"])
+def test_samples_that_are_in_no_shards_are_counted_too(tmp_path: Path, layout: LayoutName) -> None:
+    """Linked samples by their blocks, nodes of embedded ones as the shards that they are for the plan."""
+    root = torch_ipfs.write_dataset({"index": torch.arange(3000)}, tmp_path / "rows.car", layout=layout)
+    dataset = IPFSIterableDataset(root, tmp_path / "rows.car", batch_size=BATCH_SIZE)
+    assert sum(len(batch["index"]) for batch in dataset) == 3000
+    assert dataset.stats()["read_amplification"] == pytest.approx(1, abs=0.01)

@@ -84,7 +84,7 @@ NOT_ALIKE: dict[str, dict[str, Any]] = {
     "CIDs of two kinds": {"shards": [*entries(30), *entries(30, cid=CID.of(b"x", "raw", "blake3"))]},
     "the list's key in a text before it": {"name": "fshards", "shards": entries(40)},
     "digests that look like an entry": {
-        "shards": [*entries(30), *entries(30, cid=CID.from_bytes(PREFIX[-4:] + PREFIX + bytes(18)))],
+        "shards": [*entries(30, cid=CID.from_bytes(PREFIX[-4:] + PREFIX + bytes(18))), *entries(30, count=500)],
     },
 }
 

@@ -135,13 +135,16 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def stats(self) -> dict[str, float]:
         """What this process and its DataLoader workers have read since the dataset was made.
 
-        :returns: ``blocks`` fetched and verified; ``shards`` opened; ``samples`` read; ``read_amplification``, the share of the
-            dataset's shards that was opened, as a multiple of the share of its samples that was read: 1 where readers
-            open each shard once an epoch all together, below it where they kept some open from an earlier epoch.
+        :returns: ``blocks`` fetched and verified; ``shards`` opened, nodes of embedded samples among them; ``samples`` read;
+            ``read_amplification``, the share of the dataset's shards that was opened, as a multiple of the share of its
+            samples that was read: 1 where readers open each shard once an epoch all together, below it where they kept
+            some open from an earlier epoch. Of linked samples, each of which is a block, it is blocks by samples.
         """
         totals = self._counters.totals()
         if totals["samples"] == 0:
             return {**totals, "read_amplification": 0.0}
+        if totals["shards"] == 0 and self._opening.reader.is_linked:
+            return {**totals, "read_amplification": totals["blocks"] / totals["samples"]}
         of_shards = totals["shards"] / max(1, self.manifest.num_shards)
         return {**totals, "read_amplification": of_shards * self.manifest.num_samples / totals["samples"]}
 

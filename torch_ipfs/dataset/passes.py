@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,10 +94,12 @@ class Pass:
     def __iter__(self) -> Pass:
         return self
 
-    def __del__(self) -> None:
-        """Of an epoch that is left, what is in flight is broken off now, and not when the garbage collector comes by."""
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Of an epoch that is left, what is in flight is broken off now, and not when the garbage collector comes by. When the
+        interpreter ends, threads have been joined already, and modules are no longer whole.
+        """
         share = getattr(self, "_share", None)
-        if share is not None:
+        if share is not None and not is_finalizing():
             share.close()
 
     def __next__(self) -> Any:

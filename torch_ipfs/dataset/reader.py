@@ -182,6 +182,7 @@ class Reader:
         """Open the leaf of embedded samples in ``slot``; where one does not fit, have them decoded row by row."""
         leaf = self._leaves[slot]
         assert isinstance(leaf, Leaf)
+        self.counters[SHARDS] += 1
         try:
             shard = shard_from_rows(
                 self.values(leaf), self.schema, first_position=leaf.first, cid=leaf.cid, columns=self.table.schema.names

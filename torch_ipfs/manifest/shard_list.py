@@ -116,13 +116,10 @@ def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | N
     layout = _Layout.of(block, start)
     if layout is None:
         return None
-    # Where an entry begins is guessed from what all begin with, and then shown: each has to end where the next begins.
-    parts = block[start:].split(layout.prefix, number)
-    if len(parts) != number + 1 or parts[0]:
+    ends = _ends(block, number, start, layout.prefix)
+    if ends is None:
         return None
-    lengths = np.fromiter(map(len, parts[1:]), dtype=np.int64, count=number) + len(layout.prefix)
-    ends = np.cumsum(lengths) + start
-    digests = ends - lengths + len(layout.prefix)
+    digests = np.append(start, ends[:-1]) + len(layout.prefix)
     data = block + _PADDING
     if int(digests[-1]) + _DIGEST_BYTES > len(block):
         return None
@@ -136,6 +133,21 @@ def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | N
     cids[:, : len(layout.cid_prefix)] = np.frombuffer(layout.cid_prefix, dtype=np.uint8)
     cids[:, len(layout.cid_prefix) :] = _rows(data, digests, _DIGEST_BYTES)
     return ShardList(_narrow(counts), np.full(number, layout.format == _MANIFEST), cids.tobytes()), int(at[-1])
+
+
+def _ends(block: bytes, number: int, start: int, prefix: bytes) -> Int64s | None:
+    """Where entries end, shape (n,): a guess from what all begin with, for the caller to show that each ends there."""
+    size = block.find(prefix, start + len(prefix)) - start
+    starts = np.arange(number, dtype=np.int64) * size + start
+    if size > 0 and starts[-1] + len(prefix) <= len(block):
+        alike = _rows(block, starts, len(prefix)) == np.frombuffer(prefix, dtype=np.uint8)
+        if alike.all():
+            return starts + size
+    parts = block[start:].split(prefix, number)
+    if len(parts) != number + 1 or parts[0]:
+        return None
+    lengths = np.fromiter(map(len, parts[1:]), dtype=np.int64, count=number) + len(prefix)
+    return np.cumsum(lengths) + start
 
 
 def _rest(data: bytes, at: Int64s, layout: _Layout) -> tuple[Int64s, Int64s] | None:
@@ -202,11 +214,11 @@ def _unsigned(data: bytes, at: Int64s) -> tuple[Int64s, Int64s] | None:
     values, ends = heads.astype(np.int64), at + 1
     if heads.max() > 0x1B:
         return None
-    for head, width, least in ((0x18, 1, 24), (0x19, 2, 2**8), (0x1A, 4, 2**16), (0x1B, 8, 2**32)):
-        chosen = np.flatnonzero(heads == head)
-        if len(chosen):
+    for power, found in enumerate(np.bincount(heads, minlength=28)[24:].tolist()):
+        if found:
+            width, chosen = 1 << power, np.flatnonzero(heads == 24 + power)
             read = _rows(data, ends[chosen], width).view(f">u{width}").ravel()
-            if int(read.min()) < least or int(read.max()) >= 2**63:
+            if int(read.min()) < (24, 2**8, 2**16, 2**32)[power] or int(read.max()) >= 2**63:
                 return None
             values[chosen] = read
             ends[chosen] += width
