@@ -31,6 +31,8 @@ _ARROW, _MANIFEST = b"\x65arrow", b"\x68manifest"
 _ENTRY_KEYS = {2: (_COUNT,), 3: (_COUNT, _FORMAT), 4: (_BYTES, _COUNT, _FORMAT)}
 """Of maps of so many entries, what may follow ``cid``; keys are sorted by length first. Without a format it is "manifest"."""
 _LONGEST_REST = len(_BYTES + _COUNT + _FORMAT + _MANIFEST) + 2 * 9
+_LEAST = {1: 24, 2: 2**8, 4: 2**16, 8: 2**32}
+"""The least number that takes so many bytes after its first."""
 _LINK = b"\x63cid\xd8\x2a\x58"
 _DIGEST_BYTES = 32
 _PADDING = b"\0" * 64
@@ -116,6 +118,8 @@ def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | N
     layout = _Layout.of(block, start)
     if layout is None:
         return None
+    if (found := _of_one_size(block, number, start, layout)) is not None:
+        return found
     ends = _ends(block, number, start, layout.prefix)
     if ends is None:
         return None
@@ -135,14 +139,41 @@ def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | N
     return ShardList(_narrow(counts), np.full(number, layout.format == _MANIFEST), cids.tobytes()), int(at[-1])
 
 
+def _of_one_size(block: bytes, number: int, start: int, layout: _Layout) -> tuple[ShardList, int] | None:
+    """As :func:`_entries`, where entries take as many bytes as the first and differ from it in digest and numbers alone."""
+    size = block.find(layout.prefix, start + len(layout.prefix)) - start
+    if size <= 0 or start + number * size > len(block):
+        return None
+    table = np.frombuffer(block, dtype=np.uint8, count=number * size, offset=start).reshape(number, size)
+    differs = np.bitwise_or.reduce(table ^ table[0], axis=0)
+    first, at = block[start : start + size], len(layout.prefix) + _DIGEST_BYTES
+    differs[at - _DIGEST_BYTES : at] = 0
+    counts = np.zeros(0, dtype=np.int64)
+    for key in layout.keys:
+        expected = key + layout.format if key == _FORMAT else key
+        if first[at : at + len(expected)] != expected:
+            return None
+        at += len(expected)
+        if key != _FORMAT:
+            head, at = first[at] if at < size else 0xFF, at + 1
+            width = 0 if head < 24 else 1 << (head - 24) if head < 28 else size
+            if at + width > size:
+                return None
+            counts = np.full(number, head, dtype=np.int64)
+            if width:
+                read = table[:, at : at + width].copy().view(f">u{width}").ravel()
+                if int(read.min()) < _LEAST[width] or int(read.max()) >= 2**63:
+                    return None
+                counts, differs[at : at + width] = read.astype(np.int64), 0
+            at += width
+    if at != size or differs.any() or _too_many(counts):
+        return None
+    cids = table[:, len(layout.prefix) - len(layout.cid_prefix) : len(layout.prefix) + _DIGEST_BYTES].tobytes()
+    return ShardList(_narrow(counts), np.full(number, layout.format == _MANIFEST), cids), start + number * size
+
+
 def _ends(block: bytes, number: int, start: int, prefix: bytes) -> Int64s | None:
     """Where entries end, shape (n,): a guess from what all begin with, for the caller to show that each ends there."""
-    size = block.find(prefix, start + len(prefix)) - start
-    starts = np.arange(number, dtype=np.int64) * size + start
-    if size > 0 and starts[-1] + len(prefix) <= len(block):
-        alike = _rows(block, starts, len(prefix)) == np.frombuffer(prefix, dtype=np.uint8)
-        if alike.all():
-            return starts + size
     parts = block[start:].split(prefix, number)
     if len(parts) != number + 1 or parts[0]:
         return None
@@ -218,7 +249,7 @@ def _unsigned(data: bytes, at: Int64s) -> tuple[Int64s, Int64s] | None:
         if found:
             width, chosen = 1 << power, np.flatnonzero(heads == 24 + power)
             read = _rows(data, ends[chosen], width).view(f">u{width}").ravel()
-            if int(read.min()) < (24, 2**8, 2**16, 2**32)[power] or int(read.max()) >= 2**63:
+            if int(read.min()) < _LEAST[width] or int(read.max()) >= 2**63:
                 return None
             values[chosen] = read
             ends[chosen] += width

@@ -33,7 +33,7 @@ Int64s = npt.NDArray[np.int64]
 
 MAX_LANES = 512
 """By default."""
-MAX_UNIT_ROWS = 4
+MAX_UNIT_ROWS = 8
 """By default: docs/shuffle.md has what others cost and bring."""
 MAX_WINDOW_ROWS = 2**14
 _MOST_LANES, _MOST_ROWS = 2**20, 2**40
@@ -94,7 +94,7 @@ class ShuffleOptions:
 
         :param shard_rows: rows of a typical shard.
         """
-        unit_rows = min(MAX_UNIT_ROWS, max(1, shard_rows // 4))
+        unit_rows = min(MAX_UNIT_ROWS, max(1, shard_rows))
         shards = max(1, -(-num_samples // max(1, shard_rows)))
         lanes = 1 << (min(shards, MAX_LANES).bit_length() - 1)
         window_rows = min(2 * shard_rows, MAX_WINDOW_ROWS, _LANE_WINDOW_ROWS // lanes)
@@ -298,9 +298,11 @@ class TreeOrder:
         if laid is None:
             counts = node.counts
             order = permutation(len(counts), self._seed, self._epoch, _CHILDREN, key)
-            ends = np.cumsum(counts[order])
-            firsts = np.cumsum(counts) - counts + node.first
-            laid = order.astype(np.int32), ends, firsts[order] - (ends - counts[order])
+            ends = counts[order].cumsum()
+            firsts = counts.cumsum()
+            firsts += node.first
+            # A child's first sample less its first place is its last sample less its last place.
+            laid = order.astype(np.int32), ends, firsts[order] - ends
             self._laid.put(key, len(counts), laid)
         return laid
 
