@@ -180,21 +180,26 @@ import sys
 from torch_ipfs.loader import IPFSDataLoader
 loader = IPFSDataLoader(sys.argv[1], batch_size=2, num_workers=2)
 assert loader.load_dataset(sys.argv[2])["success"]
+for _ in loader.to_pytorch(persistent_workers=False):
+    break
 next(loader)
 """
 
 
-def test_a_program_that_ends_in_the_middle_says_nothing_of_it(tmp_path: Path) -> None:
+def test_a_program_that_ends_in_the_middle_says_nothing_of_it_and_leaves_nothing(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     cid = torch_ipfs.write_dataset(samples(N), tmp_path / "a.car")
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ENDS, str(tmp_path / "a.car"), str(cid)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_consumer_that_dawdles_gets_everything(no_leaks: None) -> None:

@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.util import get_temp_dir
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
@@ -84,8 +85,11 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         # torch's own iterators: those of torchdata fetch a state from every worker at every step.
-        kind = _MultiProcessingDataLoaderIter if self.num_workers else _SingleProcessDataLoaderIter
-        return kind(self)
+        if not self.num_workers:
+            return _SingleProcessDataLoaderIter(self)
+        # Workers that are terminated leave their temporary folder behind, but for one that is their parent's.
+        get_temp_dir()
+        return _MultiProcessingDataLoaderIter(self)
 
     def __len__(self) -> int:
         return len(self.dataset)
