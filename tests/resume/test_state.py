@@ -265,14 +265,14 @@ class TestLoadingIsQuick:
         root, blocks = one_block_a_hundred_million_times()
 
         def first_batch_at(position: int) -> tuple[float, int, float]:
-            """Seconds, blocks asked for, and samples read up to the first batch."""
+            """Seconds of the processor, blocks asked for, and samples read up to the first batch."""
             store = Asked()
             store.put_many((cid, blocks.get(cid)) for cid in blocks.cids())
-            begin = time.perf_counter()
+            begin = time.process_time()
             dataset = IPFSIterableDataset(root, store, batch_size=64, shuffle=shuffle)
             dataset.load_state_dict({**dataset.state_dict(), "position": position})
             next(iter(dataset))
-            seconds = time.perf_counter() - begin
+            seconds = time.process_time() - begin
             return seconds, store.asked, dataset.stats()["samples"]
 
         early = [first_batch_at(0) for _ in range(2)]
