@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch.utils.data import DataLoader
 
 import torch_ipfs
 from tests.dataset.conftest import N, Written, columns
-from torch_ipfs import IPFSIterableDataset, ShuffleOptions
+from torch_ipfs import CID, IPFSIterableDataset, ShuffleOptions
+from torch_ipfs.dataset.write import LayoutName
 
 Write = Callable[..., Written]
 SMALL_LANES = ShuffleOptions(lanes=4, unit_rows=4, window_rows=20)
@@ -327,3 +329,34 @@ class TestNothingIsLeft:
         running = iter(loader)
         next(running)
         del running, loader
+
+
+class Eager(torch_ipfs.MemoryBlockstore):
+    """As a store of the network, it wants to know far ahead what comes."""
+
+    def get_many(self, cids: Iterable[CID], **options: Any) -> Iterator[Any]:
+        cids = iter(cids)
+        while ahead := list(itertools.islice(cids, 40)):
+            yield from super().get_many(ahead, **options)
+
+
+@pytest.mark.parametrize("layout", ["packed", "samples", "embedded"])
+def test_leaves_that_are_not_open_are_forgotten(layout: LayoutName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader knows of shards is bounded, however many an epoch has; no sample is lost or taken for another."""
+    monkeypatch.setattr("torch_ipfs.dataset.reader._KEPT_LEAVES", 32)
+    monkeypatch.setattr("torch_ipfs.dataset.epoch._RUN_POSITIONS", 128)
+    monkeypatch.setattr("torch_ipfs.dataset.reader._LOOKAHEAD_ROWS", 256)
+    store, n, rows = Eager(), 3000, 15
+    index = torch.arange(n)
+    parts = [
+        torch_ipfs.write_dataset({"index": part, "square": part**2}, store, layout=layout) for part in index.split(rows)
+    ]
+    dataset = IPFSIterableDataset(torch_ipfs.merge_datasets(parts, store), store, batch_size=16, shuffle=SMALL_LANES)
+    table = dataset._opening.reader.table
+    table._budget_bytes = 50_000  # of a few shards
+    for _ in range(2):
+        batches = list(dataset)
+        read = torch.cat([batch["index"] for batch in batches])
+        assert sorted(read.tolist()) == index.tolist()
+        assert torch.equal(torch.cat([batch["square"] for batch in batches]), read**2)
+    assert len(table.open) < n // rows

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,8 @@ _GATHERED_BYTES = 2**20
 """Rows of small batches that are copied together: what a core's own cache holds."""
 _LOOKAHEAD_ROWS = 65_536
 """How far the plan is looked through for blocks to ask for; the store bounds what is in flight."""
+_KEPT_LEAVES = 65_536
+"""Leaves that are known, before those are forgotten that are neither open nor planned: an epoch may have millions."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,10 @@ class _ByRow:
     """A leaf whose samples are decoded as they are read: links, or embedded samples of which one does not fit."""
 
     leaf: Leaf
+
+
+def _bare(leaf: Leaf | _ByRow) -> Leaf:
+    return leaf.leaf if isinstance(leaf, _ByRow) else leaf
 
 
 @dataclass(slots=True)
@@ -104,6 +111,8 @@ class Reader:
         self.table = ShardTable(self.schema.select(columns))
         self._leaves: dict[int, Leaf | _ByRow] = {}
         self._known = KnownLeaves()
+        self._most_leaves = _KEPT_LEAVES
+        self.batch_streams: WeakSet[BatchStream] = WeakSet()
         self._broken: dict[int, TorchIPFSError] = {}
         self.known_blocks: dict[CID, Block] = {}
         """Blocks of linked samples that were read before the first pass; each is used once."""
@@ -129,6 +138,8 @@ class Reader:
         known = self._known.find(samples)
         if known is not None:
             return Rows(samples, *known)
+        if len(self._leaves) > self._most_leaves:
+            self._forget_leaves()
         leaves, member, rows = self.manifest.locate(samples)
         slots = np.array([self._slot(leaf) for leaf in leaves], dtype=np.int64)
         return Rows(samples, slots[member] if len(leaves) else member, rows)
@@ -141,6 +152,17 @@ class Reader:
             self._leaves[slot] = _ByRow(bare) if leaf.format == "samples" else bare
             self._known.add(leaf, slot)
         return slot
+
+    def _forget_leaves(self) -> None:
+        """Of leaves that are not open, and of which no stream has rows to come."""
+        kept = self._broken.keys() | self.table.kept()
+        kept.update(*(stream.planned_slots() for stream in self.batch_streams))
+        for slot in self._leaves.keys() - kept:
+            self.table.forget(_bare(self._leaves.pop(slot)).first)
+        self._known = KnownLeaves()
+        for slot, leaf in self._leaves.items():
+            self._known.add(_bare(leaf), slot)
+        self._most_leaves = max(_KEPT_LEAVES, 2 * len(self._leaves))
 
     def locate_open(self, samples: Int64s) -> Rows | None:
         """Where ``samples`` lie, if their shards are open and stay so until more are read."""
@@ -222,7 +244,9 @@ class BatchStream:
 
     def __init__(self, reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> None:
         self._reader = reader
-        self._batches = _split(reader, plan)
+        self._located: Rows | None = None
+        self._batches: Iterator[Rows] = self._split(plan)
+        self._current: _Planned | None = None
         self._looked: deque[_Planned] = deque()
         self._looked_rows = 0
         self._requests: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
@@ -231,6 +255,7 @@ class BatchStream:
         self._blocks: Iterator[Block | TorchIPFSError] | None = None
         self._passing: list[int] = []
         self._used: list[int] = []
+        reader.batch_streams.add(self)
 
     def __iter__(self) -> BatchStream:
         return self
@@ -240,7 +265,7 @@ class BatchStream:
         self._let_go()
         if not self._looked and not self._look():
             raise StopIteration
-        planned = self._looked.popleft()
+        planned = self._current = self._looked.popleft()
         self._looked_rows -= len(planned.rows)
         while planned.awaited:
             self._receive()
@@ -255,14 +280,35 @@ class BatchStream:
         close = getattr(blocks, "close", None)
         if close is not None:
             close()
+        self._batches, self._located = iter(()), None
+        self._looked.clear()
         self._let_go()
+
+    def planned_slots(self) -> set[int]:
+        """The slots that rows to come lie in."""
+        rows = [planned.rows for planned in self._looked]
+        rows += [] if self._current is None else [self._current.rows]
+        rows += [] if self._located is None else [self._located]
+        return set(np.concatenate([each.slots for each in rows]).tolist()) if rows else set()
 
     def _let_go(self) -> None:
         """Of what the last batch held open."""
+        self._current = None
         self._reader.table.release(self._used)
         self._used = []
         while self._passing:
             self._reader.table.drop(self._passing.pop())
+
+    def _split(self, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> Iterator[Rows]:
+        for samples, lengths in plan:
+            located = self._located = self._reader.locate(samples)
+            start = 0
+            for length in lengths:
+                end = start + length
+                # Copies, because rows that are read one by one are pointed elsewhere.
+                yield Rows(samples[start:end], located.slots[start:end].copy(), located.rows[start:end].copy())
+                start = end
+            self._located = None
 
     def _look(self) -> bool:
         """Take one more batch from the plan and note the blocks that it needs; ``False`` at the plan's end."""
@@ -401,17 +447,6 @@ class BatchStream:
                 else:
                     rows.errors.update((place, shard) for place in where)
                     rows.slots[where] = -1
-
-
-def _split(reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> Iterator[Rows]:
-    for samples, lengths in plan:
-        located = reader.locate(samples)
-        start = 0
-        for length in lengths:
-            end = start + length
-            # Copies, because rows that are read one by one are pointed elsewhere.
-            yield Rows(samples[start:end], located.slots[start:end].copy(), located.rows[start:end].copy())
-            start = end
 
 
 def _one(store: Blockstore, cid: CID) -> Block | TorchIPFSError:

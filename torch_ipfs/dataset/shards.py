@@ -93,7 +93,7 @@ def _as(kind: type[_Kind], column: Column) -> _Kind:
 
 
 class ShardTable:
-    """Open shards in slots. A slot belongs to one leaf, for as long as the table lives, whether its shard is open or not.
+    """Open shards in slots. A slot belongs to one leaf, whether its shard is open or not, until that is forgotten.
 
     :param budget_bytes: bound on open shards' own memory; the least recently used are let go of above it.
     """
@@ -117,6 +117,14 @@ class ShardTable:
         if slot is None:
             slot = self._slots[first] = self._new_slot()
         return slot
+
+    def kept(self) -> set[int]:
+        """The slots that are open or in use."""
+        return {*np.flatnonzero(self.open).tolist(), *self._uses}
+
+    def forget(self, first: int) -> None:
+        """Free the slot, which is not kept, of the leaf whose first sample is ``first``."""
+        self._free.append(self._slots.pop(first))
 
     def _new_slot(self) -> int:
         if self._free:
