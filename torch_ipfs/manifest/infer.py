@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from torch_ipfs.errors import OptionError, SampleError
+from torch_ipfs.manifest.alike_samples import AlikeSamples
 from torch_ipfs.manifest.arrays import NumberArray
 from torch_ipfs.manifest.maps import as_maps, columns_of, keys_of
 from torch_ipfs.manifest.schema import MAX_DEPTH, MAX_RANK, STORAGE, Field, Schema, as_nullable
@@ -25,6 +26,8 @@ def infer_schema(samples: Sequence[Any], *, strict: bool = False, first_position
         ``any``.
     :raises SampleError: for what is refused, naming position and field, and over the bounds of ``schema``.
     """
+    if isinstance(samples, AlikeSamples):
+        samples = samples[:1]
     try:
         maps = as_maps(samples)
         names = keys_of(maps)

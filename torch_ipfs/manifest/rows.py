@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.manifest.alike_samples import AlikeSamples
 from torch_ipfs.manifest.arrays import (
     Array,
     BinaryArray,
@@ -57,11 +58,36 @@ def shard_from_rows(
     """
     wanted = schema.select(None if columns is None else list(columns))
     try:
-        arrays = arrays_from_rows(samples, wanted, known=frozenset(schema.names))
+        arrays = None
+        if isinstance(samples, AlikeSamples):
+            arrays = _arrays_of_alike(samples, wanted, schema)
+        if arrays is None:
+            samples = samples[:] if isinstance(samples, AlikeSamples) else samples
+            arrays = arrays_from_rows(samples, wanted, known=frozenset(schema.names))
     except Misfit as misfit:
         raise misfit.error(first_position, cid) from None
     read = {name: to_column(field, arrays[name], cid) for name, field in wanted.fields}
     return Shard(len(samples), read, wanted)
+
+
+def _arrays_of_alike(samples: AlikeSamples, wanted: Schema, schema: Schema) -> dict[str, Array] | None:
+    """As :func:`arrays_from_rows`; ``None`` where the samples have to be looked at one by one: they may not fit."""
+    if samples.columns.keys() != set(schema.names):
+        return None
+    arrays: dict[str, Array] = {}
+    for name, field in wanted.fields:
+        column = samples.columns[name]
+        if not field.fixed or column.shape[1:] != field.shape:
+            return None
+        kind = number_kind(field.dtype)
+        if kind not in ("f" if column.dtype.kind == "f" else "iuf"):
+            return None
+        try:
+            stored = narrow(field.dtype, column.astype(np.float64) if kind == "f" else column)
+        except ValueError:
+            return None
+        arrays[name] = NumberArray(field.dtype, stored)
+    return arrays
 
 
 def arrays_from_rows(samples: _List, schema: Schema, known: frozenset[str] | None = None) -> dict[str, Array]:

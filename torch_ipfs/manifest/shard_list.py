@@ -7,7 +7,6 @@ where anything else is not as it is most of the time, :func:`read` gives up, and
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import CodecError
+from torch_ipfs.manifest.cbor_columns import LEAST, PADDING, array_head, rows_at, unsigned_at, with_list
 
 Int64s = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 MAX_SAMPLES = 2**48
 """Samples that a root may claim: far above any real dataset, far below where 64-bit arithmetic could overflow."""
@@ -31,14 +29,9 @@ _ARROW, _MANIFEST = b"\x65arrow", b"\x68manifest"
 _ENTRY_KEYS = {2: (_COUNT,), 3: (_COUNT, _FORMAT), 4: (_BYTES, _COUNT, _FORMAT)}
 """Of maps of so many entries, what may follow ``cid``; keys are sorted by length first. Without a format it is "manifest"."""
 _LONGEST_REST = len(_BYTES + _COUNT + _FORMAT + _MANIFEST) + 2 * 9
-_LEAST = {1: 24, 2: 2**8, 4: 2**16, 8: 2**32}
-"""The least number that takes so many bytes after its first."""
+"""Less than :data:`torch_ipfs.manifest.cbor_columns.PADDING`."""
 _LINK = b"\x63cid\xd8\x2a\x58"
 _DIGEST_BYTES = 32
-_PADDING = b"\0" * 64
-"""More than :data:`_LONGEST_REST`, so that what is looked at beyond a block's end is there."""
-_STAND_IN = secrets.token_hex(16)
-"""What stands in the list's place while the rest of the node is decoded: no node can hold it by chance or intent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +81,14 @@ def read(block: bytes) -> dict[str, Any] | None:
     """
     key_at = block.find(_LIST_KEY)
     list_at = key_at + len(_LIST_KEY)
-    head = _array_head(block, list_at) if key_at >= 0 else None
+    head = array_head(block, list_at) if key_at >= 0 else None
     if head is None:
         return None
     found = _entries(block, *head)
     if found is None:
         return None
     shards, end = found
-    try:
-        fields = dag_cbor.decode(block[:list_at] + dag_cbor.encode(_STAND_IN) + block[end:])
-    except CodecError:
-        return None
-    if not isinstance(fields, dict) or fields.get("shards") != _STAND_IN:
-        return None
-    return fields | {"shards": shards}
-
-
-def _array_head(block: bytes, at: int) -> tuple[int, int] | None:
-    """How many items the list at ``at`` has, and where the first begins; ``None`` also for a list of fewer than 24."""
-    width = {0x98: 1, 0x99: 2, 0x9A: 4}.get(block[at] if at < len(block) else 0)
-    if width is None:
-        return None
-    length = int.from_bytes(block[at + 1 : at + 1 + width], "big")
-    return (length, at + 1 + width) if length >= (24, 2**8, 0, 2**16)[width - 1] else None
+    return with_list(block, "shards", list_at, end, shards)
 
 
 def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | None:
@@ -124,7 +102,7 @@ def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | N
     if ends is None:
         return None
     digests = np.append(start, ends[:-1]) + len(layout.prefix)
-    data = block + _PADDING
+    data = block + PADDING
     if int(digests[-1]) + _DIGEST_BYTES > len(block):
         return None
     rest = _rest(data, digests + _DIGEST_BYTES, layout)
@@ -135,7 +113,7 @@ def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | N
         return None
     cids = np.empty((number, len(layout.cid_prefix) + _DIGEST_BYTES), dtype=np.uint8)
     cids[:, : len(layout.cid_prefix)] = np.frombuffer(layout.cid_prefix, dtype=np.uint8)
-    cids[:, len(layout.cid_prefix) :] = _rows(data, digests, _DIGEST_BYTES)
+    cids[:, len(layout.cid_prefix) :] = rows_at(data, digests, _DIGEST_BYTES)
     return ShardList(_narrow(counts), np.full(number, layout.format == _MANIFEST), cids.tobytes()), int(at[-1])
 
 
@@ -162,7 +140,7 @@ def _of_one_size(block: bytes, number: int, start: int, layout: _Layout) -> tupl
             counts = np.full(number, head, dtype=np.int64)
             if width:
                 read = table[:, at : at + width].copy().view(f">u{width}").ravel()
-                if int(read.min()) < _LEAST[width] or int(read.max()) >= 2**63:
+                if int(read.min()) < LEAST[width] or int(read.max()) >= 2**63:
                     return None
                 counts, differs[at : at + width] = read.astype(np.int64), 0
             at += width
@@ -186,11 +164,11 @@ def _rest(data: bytes, at: Int64s, layout: _Layout) -> tuple[Int64s, Int64s] | N
     counts = at
     for key in layout.keys:
         expected = key + layout.format if key == _FORMAT else key
-        if not (_rows(data, at, len(expected)) == np.frombuffer(expected, dtype=np.uint8)).all():
+        if not (rows_at(data, at, len(expected)) == np.frombuffer(expected, dtype=np.uint8)).all():
             return None
         at = at + len(expected)
         if key != _FORMAT:
-            numbers = _unsigned(data, at)
+            numbers = unsigned_at(data, at)
             if numbers is None:
                 return None
             counts, at = numbers  # those of "count" come after those of "bytes"
@@ -231,29 +209,6 @@ class _Layout:
         is_arrow = _FORMAT in keys and _FORMAT + _ARROW in block[cid_end : cid_end + _LONGEST_REST]
         prefix = block[start : cid_end - _DIGEST_BYTES]
         return cls(prefix, bytes(cid)[:-_DIGEST_BYTES], keys, _ARROW if is_arrow else _MANIFEST)
-
-
-def _rows(data: bytes, at: Int64s, width: int) -> Bytes:
-    """``width`` bytes from each of ``at`` on. Shape (n, width)."""
-    items = np.ndarray((len(data) - width + 1,), f"V{width}", data, strides=(1,))  # that overlap
-    return items[at].view(np.uint8).reshape(-1, width)
-
-
-def _unsigned(data: bytes, at: Int64s) -> tuple[Int64s, Int64s] | None:
-    """The unsigned integers at ``at``, each below 2**63 and written as short as can be, and where they end. Shapes (n,)."""
-    heads = np.frombuffer(data, dtype=np.uint8)[at]
-    values, ends = heads.astype(np.int64), at + 1
-    if heads.max() > 0x1B:
-        return None
-    for power, found in enumerate(np.bincount(heads, minlength=28)[24:].tolist()):
-        if found:
-            width, chosen = 1 << power, np.flatnonzero(heads == 24 + power)
-            read = _rows(data, ends[chosen], width).view(f">u{width}").ravel()
-            if int(read.min()) < _LEAST[width] or int(read.max()) >= 2**63:
-                return None
-            values[chosen] = read
-            ends[chosen] += width
-    return values, ends
 
 
 def _narrow(counts: Int64s) -> npt.NDArray[np.unsignedinteger[Any]]:

@@ -25,7 +25,8 @@ from torch_ipfs.codec import dag_json, decode
 from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
 from torch_ipfs.errors import CodecError, ManifestError, OptionError
-from torch_ipfs.manifest import shard_list
+from torch_ipfs.manifest import alike_samples, shard_list
+from torch_ipfs.manifest.alike_samples import AlikeSamples
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES, ShardList
 
@@ -271,6 +272,8 @@ class Manifest:
         content = value.pop(present[0])
         if isinstance(content, ShardList):
             return value, Node(self, depth, first, None, content)
+        if isinstance(content, AlikeSamples):
+            return value, Node(self, depth, first, Leaf(cid, first, len(content), "data", content), None)
         if not isinstance(content, list):
             raise self._error(f"expected {present[0]} as a list, found {_kind(content)}", cid)
         if present[0] == "shards":
@@ -287,8 +290,10 @@ class Manifest:
             if cid.codec in (RAW, DAG_PB):
                 return _decode_json(unixfs.read(self._store, cid, max_bytes=MAX_NODE_BYTES))
             block = self._store.get(cid)
-            if cid.codec == DAG_CBOR and (node := shard_list.read(bytes(block))) is not None:
-                return node
+            if cid.codec == DAG_CBOR:
+                data = bytes(block)
+                if (node := shard_list.read(data) or alike_samples.read(data)) is not None:
+                    return node
             return decode(cid, block)
         except CodecError as error:
             raise self._error(f"the dataset's node cannot be read: {error.reason}", cid) from error
