@@ -154,6 +154,13 @@ def test_a_plain_stateful_dataloader_resumes_at_the_same_workers(car: Written) -
             assert seen + indices(third) == whole
 
 
+@pytest.mark.parametrize("name", ["shuffle", "drop_last"])
+def test_options_of_the_dataset_are_refused(car: Written, name: str) -> None:
+    make_dataloader(shuffled(car), **{name: False})  # type: ignore[arg-type]
+    with pytest.raises(torch_ipfs.OptionError, match=rf"IPFSIterableDataset\(\.\.\., {name}=True\)"):
+        make_dataloader(shuffled(car), **{name: True})  # type: ignore[arg-type]
+
+
 def test_only_our_datasets_are_taken() -> None:
     with pytest.raises(torch_ipfs.OptionError, match="list"):
         make_dataloader([1, 2])  # type: ignore[arg-type]

@@ -270,12 +270,16 @@ def make_dataloader(
     :param num_workers: processes that read ahead, ``prefetch_factor`` outputs each; they are persistent by default.
     :param collate_fn: list of samples -> batch, in place of the quick way from columns to batch.
     :param options: as ``torch.utils.data.DataLoader`` takes them.
-    :raises OptionError: (a ValueError) where dataset and argument both give a batch_size, or neither does for a collate_fn.
+    :raises OptionError: (a ValueError) where dataset and argument both give a batch_size, or neither does for a collate_fn; of
+        options that are the dataset's, shuffle and drop_last.
     """
     if not isinstance(dataset, IPFSIterableDataset):
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
+    for name in ("shuffle", "drop_last"):
+        if options.get(name):
+            raise OptionError(f"{name} is the dataset's to know: IPFSIterableDataset(..., {name}={options[name]!r})")
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:
