@@ -319,14 +319,13 @@ class BatchStream:
         self._looked.append(planned)
         self._looked_rows += len(rows)
         table, reader = self._reader.table, self._reader
-        if not table.open[rows.slots].all():
-            for slot in dict.fromkeys(rows.slots[~table.open[rows.slots]].tolist()):
-                leaf = reader.leaf(slot)
-                if isinstance(leaf, _ByRow):
-                    self._look_by_row(planned, slot, leaf.leaf)
-                elif leaf.format == "arrow" and slot not in self._requested and reader.error_of(slot) is None:
-                    self._requested.add(slot)
-                    self._request(planned, slot, leaf.cid, None)
+        for slot in table.closed(rows.slots):
+            leaf = reader.leaf(slot)
+            if isinstance(leaf, _ByRow):
+                self._look_by_row(planned, slot, leaf.leaf)
+            elif leaf.format == "arrow" and slot not in self._requested and reader.error_of(slot) is None:
+                self._requested.add(slot)
+                self._request(planned, slot, leaf.cid, None)
         return True
 
     def _look_by_row(self, planned: _Planned, slot: int, leaf: Leaf) -> None:
@@ -399,8 +398,9 @@ class BatchStream:
         """Open what was asked for by another batch and let go of since, and what needs no block of its own."""
         reader, rows = self._reader, planned.rows
         table = reader.table
-        if not table.open[rows.slots].all():
-            for slot in dict.fromkeys(rows.slots[~table.open[rows.slots]].tolist()):
+        closed = table.closed(rows.slots)
+        if closed:
+            for slot in closed:
                 self._open(planned, slot)
             self._place_by_row(planned)
             for place, slot in enumerate(rows.slots.tolist()):

@@ -134,6 +134,13 @@ class ShardTable:
             self.open = np.append(self.open, np.zeros(max(64, len(self.open)), dtype=np.bool_))
         return self._size - 1
 
+    def closed(self, slots: Int64s) -> list[int]:
+        """Those of ``slots``, shape (n,), whose shard is not open, each once, in the order in which they come first."""
+        begins = np.ones(len(slots), dtype=np.bool_)
+        np.not_equal(slots[1:], slots[:-1], out=begins[1:])
+        distinct = slots[begins]  # but for those that come back
+        return list(dict.fromkeys(distinct[~self.open[distinct]].tolist()))
+
     @property
     def within_budget(self) -> bool:
         """Whether no shard has to be let go of for those that are open."""
