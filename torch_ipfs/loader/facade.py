@@ -281,8 +281,7 @@ class IPFSDataLoader:
         with self._lock:
             loaded = self._here()
             dataset = loaded.dataset.beside()
-            changed = self._options["transform"] is not None
-            dataset.batch_transform = training_form(None if changed else dataset.manifest.schema)
+            dataset.batch_transform = training_form(self._known_schema(loaded.dataset))
             options = {**self._worker_options(), **options}
             counted, passes = self._counted, self._pytorch_passes
 
@@ -293,6 +292,14 @@ class IPFSDataLoader:
             loader = EpochDataLoader(dataset.for_receiver(None), loaded.epochs, begun, **options)
             self._pytorch.add(loader)
             return loader
+
+    def _known_schema(self, dataset: IPFSIterableDataset) -> Schema | None:
+        """What samples hold, where that is known without reading any: the root says so, or has them in it."""
+        manifest = dataset.manifest
+        if self._options["transform"] is not None:
+            return None
+        embedded = manifest.root_node.leaf is not None and manifest.root_node.leaf.format == "data"
+        return dataset.schema if embedded else manifest.schema
 
     def to_tensorflow(self, *, output_signature: Any = None) -> Any:
         """A ``tf.data.Dataset`` of this dataset: batches as :meth:`to_pytorch` gives them, every pass the next epoch, whole.
