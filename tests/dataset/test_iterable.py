@@ -345,7 +345,7 @@ def test_leaves_that_are_not_open_are_forgotten(layout: LayoutName, monkeypatch:
     """What a reader knows of shards is bounded, however many an epoch has; no sample is lost or taken for another."""
     monkeypatch.setattr("torch_ipfs.dataset.reader._KEPT_LEAVES", 32)
     monkeypatch.setattr("torch_ipfs.dataset.epoch._RUN_POSITIONS", 128)
-    monkeypatch.setattr("torch_ipfs.dataset.reader._LOOKAHEAD_ROWS", 256)
+    monkeypatch.setattr("torch_ipfs.dataset.batch_stream._LOOKAHEAD_ROWS", 256)
     store, n, rows = Eager(), 3000, 15
     index = torch.arange(n)
     parts = [

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.dataset.reader import BatchStream, Reader, Rows
+from torch_ipfs.dataset.batch_stream import BatchStream
+from torch_ipfs.dataset.reader import Reader, Rows
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.plan.partition import Partition
 from torch_ipfs.plan.shuffle import Order
@@ -190,7 +191,7 @@ class EpochShare:
         return islice(self._found, step - first, None)
 
     def _is_readable(self, step: int) -> bool:
-        stream = self.reader.read(self._order.samples(self._whole.positions(self._topology.rank, step)))
+        stream = BatchStream.of(self.reader, self._order.samples(self._whole.positions(self._topology.rank, step)))
         try:
             return not next(stream).errors
         finally:
@@ -205,7 +206,7 @@ class EpochShare:
             for number, samples in self._share_from(step, within):
                 if number in self._unreadable:
                     continue
-                stream = self.reader.read(samples)
+                stream = BatchStream.of(self.reader, samples)
                 rows = next(stream)
                 readable = np.flatnonzero(rows.slots >= 0).tolist()
                 if not readable:

@@ -15,6 +15,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.batch_stream import BatchStream
 from torch_ipfs.dataset.collate import Batch, Sample, collate_samples, rows_of
 from torch_ipfs.dataset.opening import Opening, checked_columns
 from torch_ipfs.dataset.reader import Reader
@@ -170,7 +171,7 @@ class IPFSMapDataset(Dataset[Any]):
     def _read_through(self, reader: Reader, samples: Int64s) -> Batch:
         """The batch of samples whose shards have to be opened first."""
         reader.forget_broken()
-        stream = reader.read(samples)
+        stream = BatchStream.of(reader, samples)
         try:
             rows = next(stream)
             if rows.errors:
