@@ -175,6 +175,15 @@ def test_nothing_is_left_after_an_abandoned_pass(car: Written) -> None:
         del running, loader
 
 
+@pytest.mark.usefixtures("no_leaks")
+def test_a_worker_that_is_ended_while_it_looks_whether_to_stop_holds_nobody_up(car: Written) -> None:
+    loader = make_dataloader(shuffled(car), num_workers=1, persistent_workers=False)
+    running: Any = iter(loader)
+    next(running)
+    assert running._outputs._workers_done_event._cond.acquire()  # as by a worker that ends with the lock in its hands
+    running.close()
+
+
 def test_torchs_loader_sees_the_same(car: Written) -> None:
     theirs = DataLoader(shuffled(car), batch_size=None, num_workers=2)
     for one, other in zip(theirs, make_dataloader(shuffled(car)), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -181,6 +182,8 @@ def _end_workers(iterator: object) -> None:
             iterator._worker_pids_set = False  # noqa: SLF001
         for worker in iterator._workers:  # noqa: SLF001
             worker.terminate()
+        # A worker that ended while it looked at this event holds its lock for ever, and torch would wait for that.
+        iterator._workers_done_event = threading.Event()  # type: ignore[assignment]  # noqa: SLF001
         iterator._shutdown_workers()  # noqa: SLF001
 
 
