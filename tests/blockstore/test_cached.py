@@ -50,7 +50,7 @@ def files_of(cache: Path) -> list[Path]:
 
 def file_of(cache: Path, cid: CID) -> Path:
     name = cid.multihash.hex()
-    return cache / "blocks" / "blocks" / name[-2:] / name
+    return cache / "blocks" / "blocks" / name[-1] / name
 
 
 def bytes_of(cache: Path) -> int:

@@ -39,6 +39,13 @@ def test_what_comes_later_is_asked_for_again(failures: int):
     assert retry.count == failures
 
 
+def test_that_a_host_does_not_answer_at_all_is_warned_of_once(caplog: pytest.LogCaptureFixture):
+    retry = retrying(retries=3)
+    asyncio.run(retry.call(Attempts(Later("refused"), Later("refused"))))
+    asyncio.run(retry.call(Attempts(Later("busy"))))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == ["source: refused"]
+
+
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_it_gives_up_after_so_many_retries_and_tells_of_the_last(retries: int):
     attempts = Attempts(*(Later(f"failure {i}") for i in range(10)))

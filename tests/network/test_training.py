@@ -199,6 +199,24 @@ def test_a_shuffled_epoch_of_a_store_without_cache_fetches_each_shard_once(monke
         store.close()
 
 
+def test_shards_that_are_fetched_again_for_want_of_a_cache_are_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch_ipfs.dataset.shards.SHARD_BUDGET_BYTES", 3000)
+    data = stored("packed", 400)
+    with serving(serving_cars(data)) as server:
+        store = GatewayBlockstore(server.url, **options())
+        ds = torch_ipfs.IPFSIterableDataset(
+            data.root, CachedBlockstore(store, cache_bytes=0), batch_size=8, shuffle=True
+        )
+        for _ in range(2):
+            assert sum(len(batch["x"]) for batch in ds) == 400
+        store.close()
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "more than once an epoch" in warned[0]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_epoch_that_is_left_asks_for_nothing_more(layout: str) -> None:
     """At once, without help by the garbage collector."""

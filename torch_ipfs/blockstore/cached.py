@@ -35,7 +35,7 @@ class CachedBlockstore:
       than ``wait_s``, and do not wait again for a process that kept them so long; then they fetch it themselves.
     - A block's hash is taken when it is first read by a process, and again if its file is another or has changed. A bad
       one is removed, logged, and fetched again.
-    - Blocks of 128 KiB and more are mapped, but those that have just come. Files are only put in place by rename, and removed.
+    - Blocks of 128 KiB and more are mapped. Files are only put in place by rename, and removed.
     - A folder that cannot be written, or a full disk, is warned of once (logger ``torch_ipfs.blockstore.cached``); blocks are
       then read from the store alone, and the cache is tried again a minute later.
     - What is put goes to the store below and not to the cache: what is written is mostly read elsewhere, and would push out
@@ -63,7 +63,7 @@ class CachedBlockstore:
         cache_bytes: int | None = None,
         *,
         wait_s: float = 5.0,
-        window_bytes: int = 64 * 2**20,
+        window_bytes: int = 48 * 2**20,
         keep_mapped_bytes: int = 2 * 2**30,
         keep_copied_bytes: int = 32 * 2**20,
     ) -> None:

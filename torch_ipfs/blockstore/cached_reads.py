@@ -135,9 +135,11 @@ class CachedReads:
             self._release(request.multihash)
             self._ahead.settle(request, answer)
             return
-        self._blocks.keep(request.multihash, answer)
+        if self._blocks.keep(request.multihash, answer):
+            # Given out as a map, which takes no memory of this process's own; what it came in is soon free for the next block.
+            kept = self._disk.read(request.multihash)
+            answer = answer if kept is None or isinstance(kept, Unchecked) else kept
         self._release(request.multihash)
-        # Given out as it came, for once: to map the file that was just written costs a fifth of the speed.
         self._ahead.settle(request, answer)
         if self._ahead.is_full:
             self._release_all()

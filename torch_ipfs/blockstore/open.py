@@ -69,6 +69,13 @@ def is_remote(store: Blockstore | None) -> bool:
     return bool(getattr(store, "is_remote", False))
 
 
+def is_uncached(store: Blockstore) -> bool:
+    """Whether what is read twice is fetched twice: a store of the network whose cache is turned off."""
+    from torch_ipfs.blockstore.cached import CachedBlockstore
+
+    return isinstance(store, CachedBlockstore) and is_remote(store.store) and not store.stats()["limit_bytes"]
+
+
 def _open_default() -> Blockstore:
     named = [name.strip() for name in os.environ.get("TORCH_IPFS_SOURCE", "").split(",")]
     named = [name for name in named if name]

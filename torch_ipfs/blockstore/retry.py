@@ -33,7 +33,8 @@ class Retry:
     """Attempts at one host. A Retry-After holds all of them back, not only the one that was told.
 
     :param timeout_s: the most that one call may take, its waits included.
-    :param source: the host's name in the log, which tells of each attempt that failed (INFO).
+    :param source: the host's name in the log, which tells of each attempt that failed: with INFO, but with WARNING of the first
+        one at a host that has not answered yet, since its name may be wrong and the retries take half a minute.
     """
 
     def __init__(self, options: FetchOptions, timeout_s: float, source: str) -> None:
@@ -41,6 +42,7 @@ class Retry:
         self._options = options
         self._timeout_s = timeout_s
         self._hold_until = 0.0
+        self._may_be_wrong = True
         self.count = 0
 
     async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -80,10 +82,13 @@ class Retry:
             try:
                 return await attempt()
             except Later as failure:
-                _log.info("%s: %s", self._source, failure)
                 failures.append(failure)
+                level = logging.WARNING if self._may_be_wrong and self._options.retries else logging.INFO
+                _log.log(level, "%s: %s", self._source, failure)
                 self._hold(failure.retry_after_s)
                 raise
+            finally:
+                self._may_be_wrong = False
 
         # Tenacity's bookkeeping costs 20 us, a sixth of what a small block takes, so it hears only of what has failed.
         try:

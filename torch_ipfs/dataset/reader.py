@@ -5,6 +5,7 @@ It runs in the caller's thread alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.open import is_uncached
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
 from torch_ipfs.dataset.known_leaves import KnownLeaves
@@ -22,7 +24,7 @@ from torch_ipfs.dataset.leaves import (
     first_leaf,
     shard_of,
 )
-from torch_ipfs.dataset.shards import ShardTable
+from torch_ipfs.dataset.shards import SHARD_BUDGET_BYTES, ShardTable
 from torch_ipfs.dataset.shared import SAMPLES, SHARDS
 from torch_ipfs.dataset.streams import Streaming
 from torch_ipfs.errors import TorchIPFSError
@@ -31,6 +33,8 @@ from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Leaf, Manifest
 
 Int64s = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
 
 _TYPICAL_SHARD_BYTES = 2**20
 _GATHERED_BYTES = 2**20
@@ -97,6 +101,8 @@ class Reader:
         self._most_leaves = _KEPT_LEAVES
         self.batch_streams: WeakSet[PlannedAhead] = WeakSet()
         self._broken: dict[int, TorchIPFSError] = {}
+        self._fetched: set[int] | None = set() if is_uncached(store) else None
+        """First samples of the shards that this pass has fetched, where it matters and was not warned of yet."""
         self.known_blocks: dict[CID, Block] = {}
         """Blocks of linked samples that were read before the first pass; each is used once."""
         self.streaming = Streaming()
@@ -182,6 +188,23 @@ class Reader:
             self.counters[SHARDS] += 1
         except BROKEN as error:
             self._broken[slot] = error
+        else:
+            self._note_fetched(leaf.first)
+
+    def _note_fetched(self, first: int) -> None:
+        """Warn, once, where a pass fetches a shard again because memory had no room for it and there is no cache."""
+        if self._fetched is None:
+            return
+        if first not in self._fetched:
+            self._fetched.add(first)
+            return
+        self._fetched = None
+        log.warning(
+            "shards of %s are fetched more than once an epoch: its shuffle needs more of them at once than the %d MiB that are "
+            "kept in memory, and the cache on disk is off (TORCH_IPFS_CACHE_BYTES, cache_bytes)",
+            self.manifest.root,
+            SHARD_BUDGET_BYTES >> 20,
+        )
 
     def open_embedded(self, slot: int) -> None:
         """Open the leaf of embedded samples in ``slot``; where one does not fit, have them decoded row by row."""
@@ -213,3 +236,5 @@ class Reader:
     def forget_broken(self) -> None:
         """Try again, from now on, what could not be had: a new epoch may find it."""
         self._broken.clear()
+        if self._fetched is not None:
+            self._fetched.clear()

@@ -17,7 +17,7 @@ from torch_ipfs.manifest.schema import Field, Schema
 Int64s = npt.NDArray[np.int64]
 _Kind = TypeVar("_Kind", FixedColumn, ObjectColumn, StructColumn)
 
-SHARD_BUDGET_BYTES = 160 * 2**20
+SHARD_BUDGET_BYTES = 112 * 2**20
 """Bytes of open shards that lie in this process's own memory; those in mapped files cost but their objects."""
 _SHARD_OBJECTS_BYTES = 4096
 
@@ -95,16 +95,17 @@ def _as(kind: type[_Kind], column: Column) -> _Kind:
 class ShardTable:
     """Open shards in slots. A slot belongs to one leaf, whether its shard is open or not, until that is forgotten.
 
-    :param budget_bytes: bound on open shards' own memory; the least recently used are let go of above it.
+    :param budget_bytes: bound on open shards' own memory, ``SHARD_BUDGET_BYTES`` if none is given; the least recently used
+        are let go of above it.
     """
 
-    def __init__(self, schema: Schema, budget_bytes: int = SHARD_BUDGET_BYTES) -> None:
+    def __init__(self, schema: Schema, budget_bytes: int | None = None) -> None:
         self.schema = schema
         self._columns = _Columns(schema.fields)
         self._slots: dict[int, int] = {}
         self._free: list[int] = []
         self._size = 0
-        self._budget_bytes = budget_bytes
+        self._budget_bytes = SHARD_BUDGET_BYTES if budget_bytes is None else budget_bytes
         self._held: OrderedDict[int, int] = OrderedDict()
         self._uses: dict[int, int] = {}
         self._held_bytes = 0
