@@ -63,7 +63,7 @@ class CachedBlockstore:
         cache_bytes: int | None = None,
         *,
         wait_s: float = 5.0,
-        window_bytes: int = 48 * 2**20,
+        window_bytes: int = 64 * 2**20,
         keep_mapped_bytes: int = 2 * 2**30,
         keep_copied_bytes: int = 32 * 2**20,
     ) -> None:

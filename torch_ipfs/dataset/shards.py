@@ -17,7 +17,7 @@ from torch_ipfs.manifest.schema import Field, Schema
 Int64s = npt.NDArray[np.int64]
 _Kind = TypeVar("_Kind", FixedColumn, ObjectColumn, StructColumn)
 
-SHARD_BUDGET_BYTES = 112 * 2**20
+SHARD_BUDGET_BYTES = 160 * 2**20
 """Bytes of open shards that lie in this process's own memory; those in mapped files cost but their objects."""
 _SHARD_OBJECTS_BYTES = 4096
 
