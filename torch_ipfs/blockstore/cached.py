@@ -101,6 +101,11 @@ class CachedBlockstore:
         """The name of the store below: where blocks come from in the end."""
         return source_of(self._store)
 
+    @property
+    def is_uncached(self) -> bool:
+        """Whether what is read twice is fetched twice: the store below is one of the network, and there is no room here."""
+        return bool(getattr(self._store, "is_remote", False)) and not self._here().disk.limit_bytes()
+
     def get(self, cid: CID) -> Block:
         return self._here().blocks.get(cid)
 

@@ -71,9 +71,7 @@ def is_remote(store: Blockstore | None) -> bool:
 
 def is_uncached(store: Blockstore) -> bool:
     """Whether what is read twice is fetched twice: a store of the network whose cache is turned off."""
-    from torch_ipfs.blockstore.cached import CachedBlockstore
-
-    return isinstance(store, CachedBlockstore) and is_remote(store.store) and not store.stats()["limit_bytes"]
+    return bool(getattr(store, "is_uncached", False))
 
 
 def _open_default() -> Blockstore:
