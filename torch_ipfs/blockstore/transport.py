@@ -225,7 +225,8 @@ class Transport:
         chunks: list[bytes] = []
         size = 0
         if declared is None or declared <= limit_bytes:
-            while chunk := await response.content.readany():
+            # As it comes: other ways to read join what has come, and that would be joined again.
+            async for chunk, _ in response.content.iter_chunks():
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > limit_bytes:

@@ -9,16 +9,21 @@ from torch_ipfs.manifest.tree import Leaf
 
 Int64s = npt.NDArray[np.int64]
 
+_LAID_FOR_A_SEARCH = 256
+"""Leaves that are laid out in about the time that a search in vain costs."""
+
 
 class KnownLeaves:
     """Sample -> slot and row, for the samples of leaves that have been added.
 
-    The leaves are laid out in order once a sixteenth more have been added, so that this costs little for millions of them.
+    The leaves are laid out in order once a sixteenth more have been added, or after some searches in vain, so that this costs
+    little for millions of them.
     """
 
     def __init__(self) -> None:
         self._leaves: list[tuple[int, int, int]] = []
         self._gapless = True
+        self._in_vain = 0
         self._firsts = self._ends = self._slots = np.zeros(0, dtype=np.int64)
 
     def add(self, leaf: Leaf, slot: int) -> None:
@@ -27,9 +32,19 @@ class KnownLeaves:
 
     def find(self, samples: Int64s) -> tuple[Int64s, Int64s] | None:
         """Slots and rows of ``samples``, shapes (n,); ``None`` where a leaf is not known."""
-        if len(self._leaves) > len(self._firsts) + len(self._firsts) // 16:
-            self._firsts, self._ends, self._slots = np.array(sorted(self._leaves), dtype=np.int64).T.copy()
-            self._gapless = bool((self._firsts[1:] == self._ends[:-1]).all())
+        more, laid = len(self._leaves) - len(self._firsts), len(self._firsts)
+        if more > laid // 16 or (more and self._in_vain * _LAID_FOR_A_SEARCH > laid):
+            self._lay()
+        found = self._find(samples)
+        self._in_vain += found is None
+        return found
+
+    def _lay(self) -> None:
+        self._firsts, self._ends, self._slots = np.array(sorted(self._leaves), dtype=np.int64).T.copy()
+        self._gapless = bool((self._firsts[1:] == self._ends[:-1]).all())
+        self._in_vain = 0
+
+    def _find(self, samples: Int64s) -> tuple[Int64s, Int64s] | None:
         if len(samples) == 0 or len(self._firsts) == 0 or samples.min() < self._firsts[0]:
             return None
         places = np.searchsorted(self._firsts, samples, side="right") - 1
