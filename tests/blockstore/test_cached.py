@@ -32,7 +32,7 @@ from tests.blockstore.staged_stores import (
     join,
     wait_until,
 )
-from torch_ipfs.blockstore import cached_reads, disk_cache
+from torch_ipfs.blockstore import cached_reads, disk_cache, fetch_once
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Blockstore
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
@@ -545,6 +545,32 @@ def test_a_bad_block_is_noticed_and_fetched_again(
     assert [file_of(tmp_path, cid).read_bytes() for cid in cids] == datas
     assert got(store, cids) == datas
     assert len(inner.asked) == 2
+
+
+def test_who_waits_for_a_hash_takes_others_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_reads, "spare_threads", lambda: 1)
+    blocks = blocks_of(6, BIG)
+    cids, datas = [cid for cid, _ in blocks], [data for _, data in blocks]
+    got(CachedBlockstore(DictStore(blocks), tmp_path), cids)
+    reader = threading.current_thread()
+    hashed_by: list[threading.Thread] = []
+    reader_helped = threading.Event()
+    read = fetch_once.FetchOnce.read
+
+    def staged(blocks: fetch_once.FetchOnce, multihash: bytes) -> Any:
+        thread = threading.current_thread()
+        hashed_by.append(thread)
+        if thread is reader:
+            reader_helped.set()
+        else:
+            reader_helped.wait(DEADLINE_S)
+        return read(blocks, multihash)
+
+    monkeypatch.setattr(fetch_once.FetchOnce, "read", staged)
+    assert got(CachedBlockstore(DictStore([]), tmp_path), cids) == datas
+    assert len(hashed_by) == len(cids)
+    assert reader_helped.is_set()
+    assert len(set(hashed_by)) == 2
 
 
 def test_a_bad_block_is_logged_with_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.network.gateways import CID_0, DATA_0, block, gateway, holding
 from tests.network.staged import Asked, Connection, forward, serving
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TransportError
@@ -20,8 +22,11 @@ class TestGatewayBlockstore(BlockstoreConformance):
     listable = False
     window_bytes = 8 * 4 * 2**20  # CIDs are taken ahead; no more than the window is asked for
 
+    def opened(self, url: str) -> Blockstore:
+        return GatewayBlockstore(url, in_flight=4, retries=0)
+
     @pytest.fixture
-    def store(self, filled_node: Callable) -> Iterator[GatewayBlockstore]:
+    def store(self, filled_node: Callable) -> Iterator[Blockstore]:
         node = filled_node(self.blocks())
         self.forged: dict[str, bytes] = {}
 
@@ -33,12 +38,17 @@ class TestGatewayBlockstore(BlockstoreConformance):
                 connection.answer(body, status, headers)
 
         with serving(service) as proxy:
-            store = GatewayBlockstore(proxy.url, in_flight=4, retries=0)
+            store = self.opened(proxy.url)
             yield store
             store.close()
 
-    def forge(self, store: GatewayBlockstore, cid: CID, data: bytes) -> None:
+    def forge(self, store: Blockstore, cid: CID, data: bytes) -> None:
         self.forged[str(cid)] = data
+
+
+class TestGatewayBlockstoreBehindACacheThatIsOff(TestGatewayBlockstore):
+    def opened(self, url: str) -> Blockstore:
+        return CachedBlockstore(super().opened(url), cache_bytes=0)
 
 
 def test_a_block_is_asked_for_as_the_spec_says():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, identity_block
 from torch_ipfs.blockstore.disk_cache import Unchecked
@@ -27,11 +27,14 @@ from torch_ipfs.errors import TorchIPFSError
 
 
 class _CachedRequest(Request):
-    __slots__ = ("multihash",)
+    """:ivar hashing: what takes its hash, where that was left to a thread."""
+
+    __slots__ = ("hashing", "multihash")
 
     def __init__(self, cid: CID) -> None:
         super().__init__(cid)
         self.multihash = cid.multihash
+        self.hashing: Future[None] | None = None
 
 
 class CachedReads:
@@ -82,6 +85,8 @@ class CachedReads:
             request.answer_now(identity)
 
     def _finish(self, request: _CachedRequest) -> Answer:
+        while not request.settled and self._help(request):
+            pass
         with self._ahead.changed:
             while not request.settled:
                 self._ahead.changed.wait()
@@ -95,7 +100,18 @@ class CachedReads:
     def _hash_ahead(self, request: _CachedRequest) -> None:
         if self._hashing is None:
             self._hashing = ThreadPoolExecutor(self._hash_threads, thread_name_prefix="torch_ipfs-hash")
-        self._hashing.submit(self._hash, request)
+        request.hashing = self._hashing.submit(self._hash, request)
+
+    def _help(self, awaited: _CachedRequest) -> bool:
+        """Hash the next block that no thread has begun, while waiting for one that is; whether there was one."""
+        if self._hashing is None:
+            return False
+        for request in (awaited, *self._ahead.pending):
+            hashing, request.hashing = request.hashing, None
+            if hashing is not None and hashing.cancel():
+                self._hash(request)
+                return True
+        return False
 
     def _hash(self, request: _CachedRequest) -> None:
         try:

@@ -57,7 +57,7 @@ R = TypeVar("R", bound=Request)
 class Ahead(Generic[R]):
     """The requests that an iterator has made and not given out, bounded in number and in bytes.
 
-    ``changed`` guards all requests, and is notified whenever one is settled.
+    ``changed`` guards all requests, and is notified whenever one is settled; ``pending`` are those to be given out, in order.
 
     :param window_bytes: most bytes of answers that are held or asked for; each request counts as the mean of the blocks that
         were given out, or as the last one if that was larger.
@@ -70,7 +70,7 @@ class Ahead(Generic[R]):
         self._held_bytes = 0
         self._given_blocks = self._given_bytes = 0
         self._block_bytes = GUESSED_BYTES
-        self._pending: deque[R] = deque()
+        self.pending: deque[R] = deque()
         self._failure: Exception | None = None
         self.is_closed = False
         self._process = os.getpid()
@@ -122,9 +122,9 @@ class Ahead(Generic[R]):
             if not self.is_ours:
                 raise TransportError("the process forked while blocks were being read; read them anew in the child")
             self._fill(requests)
-            if not self._pending:
+            if not self.pending:
                 break
-            request = self._pending.popleft()
+            request = self.pending.popleft()
             answer = request.answer
             if answer is None:
                 self._await(request)
@@ -154,11 +154,11 @@ class Ahead(Generic[R]):
                 return
             if request is None:
                 return
-            self._pending.append(request)
+            self.pending.append(request)
             made += 1
 
     def _has_enough(self, made: int) -> bool:
-        pending = self._pending
+        pending = self.pending
         if not pending:
             return False
         if pending[0].settled and (made >= 2 or len(pending) >= SETTLED_AHEAD):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, identity_block
 from torch_ipfs.blockstore.cache_packs import PackWriter, key_of
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
-from torch_ipfs.blockstore.fetch_ahead import source_of
+from torch_ipfs.blockstore.fetch_ahead import close_iterator, source_of
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import TransportError
+from torch_ipfs.errors import TorchIPFSError, TransportError
 
 MOST_LOOKED_FOR = 64
 """Of a node's blocks, how many are looked for in the cache before a stream of all is begun."""
@@ -62,6 +62,21 @@ class FetchOnce:
         finally:
             if claimed:
                 claims.release(multihash)
+
+    def as_they_come(self, cids: Iterable[CID], *, return_exceptions: bool) -> Iterator[Block | TorchIPFSError]:
+        """``get_many`` where nothing is kept, of a store that verifies what it gives: no thread need stand between."""
+        answers = self.store.get_many(cids, return_exceptions=True)
+        try:
+            for answer in answers:
+                if isinstance(answer, TorchIPFSError):
+                    self.count_failure()
+                    if not return_exceptions:
+                        raise answer
+                else:
+                    self._count_miss(len(answer))
+                yield answer
+        finally:
+            close_iterator(answers)
 
     def read(self, multihash: bytes) -> Block | None:
         """The block, if it is in the cache."""

@@ -18,7 +18,8 @@ class Checked:
 
     def __init__(self, store: Blockstore, source: str) -> None:
         self._source = source
-        self._verifies_itself = type(store).__module__.startswith("torch_ipfs.blockstore.")
+        self.is_needless = type(store).__module__.startswith("torch_ipfs.blockstore.")
+        """Whether nothing is left to verify."""
 
     def __call__(self, cid: CID, block: Block) -> Block:
         """``block``, if it is that of ``cid``.
@@ -26,13 +27,13 @@ class Checked:
         :raises HashMismatch: it is not.
         :raises BlockTooLarge: it is over the limit.
         """
-        if not self._verifies_itself:
+        if not self.is_needless:
             verify(cid, block, self._source)
         return block
 
     def linked(self, blocks: Generator[tuple[bytes, Block], None, None]) -> Generator[tuple[bytes, Block], None, None]:
         """``blocks``, by their multihashes, each checked in the same way."""
-        return blocks if self._verifies_itself else self._checked(blocks)
+        return blocks if self.is_needless else self._checked(blocks)
 
     def _checked(
         self, blocks: Generator[tuple[bytes, Block], None, None]
