@@ -345,7 +345,7 @@ def test_a_gateway_that_dies_in_the_middle_and_is_back(data: Stored) -> None:
         else:
             good(asked, connection)
 
-    with gateways(service, timeout_s=10.0, retries=20) as store:
+    with gateways(service, timeout_s=10.0, retries=30, backoff_max_s=0.05) as store:
         assert read(data.root, store) == EVERY
     assert down.is_set()
 

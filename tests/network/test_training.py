@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import torch_ipfs
-from tests.network.datasets import NUM_SAMPLES, is_car, read, serving_cars, stored
+from tests.network.datasets import NUM_SAMPLES, Stored, in_order, is_car, read, serving_cars, stored
 from tests.network.gateways import options
 from tests.network.nodes import KuboNode
 from tests.network.staged import Asked, Connection, serving
@@ -82,19 +82,27 @@ def test_a_dataset_goes_from_node_to_node_and_into_training(
     assert sorted(x for batch in loader for x in batch["x"].tolist()) == samples.tolist()
 
 
+@pytest.mark.parametrize("batch_size", [8, 300])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_eight_workers_and_one_cold_cache_fetch_each_block_once(layout: str, shuffle: bool) -> None:
+def test_eight_workers_and_one_cold_cache_fetch_each_block_once(layout: str, shuffle: bool, batch_size: int) -> None:
+    """Also where one of them wants most of what a node links to, and the others the rest."""
     data = stored(layout, 400)
     with serving(serving_cars(data)) as server:
-        ds = torch_ipfs.IPFSIterableDataset(data.root, server.url, batch_size=8, shuffle=shuffle)
+        ds = torch_ipfs.IPFSIterableDataset(data.root, server.url, batch_size=batch_size, shuffle=shuffle)
         loader = torch_ipfs.make_dataloader(ds, num_workers=8)
         for _ in range(2):
             assert sorted(x for batch in loader for x in batch["x"].tolist()) == list(range(400))
         del loader
-        asked = Counter(asked.cid for asked in server.asked)
-    assert asked.keys() == {str(cid) for cid in data.blocks}
-    assert set(asked.values()) == {1}
+        come = Counter(cid for asked in server.asked for cid in sent(data, asked))
+    assert come.keys() == set(map(str, data.blocks))
+    assert come.pop(str(data.root)) == (1 if layout == "packed" else 2)  # a CAR begins with the node
+    assert set(come.values()) == {1}
+
+
+def sent(data: Stored, asked: Asked) -> list[str]:
+    """The blocks that the gateway answers with."""
+    return [str(cid) for cid, _ in in_order(data)] if is_car(asked) else [asked.cid]
 
 
 def test_processes_that_read_everything_at_once_fetch_one_stream() -> None:

@@ -171,12 +171,13 @@ class CacheFiles:
                     status = file.stat(follow_symlinks=False)
                     yield CacheEntry(status.st_atime_ns, status.st_size, file.name)
 
-    def half_written_bytes(self) -> int:
-        """The bytes of what is being written."""
+    def half_written_bytes(self, prefix: str = "") -> int:
+        """The bytes of what is being written to files whose names begin so."""
         size_bytes = 0
         for file in _scan(self.temporary):
             with suppress(OSError):
-                size_bytes += file.stat(follow_symlinks=False).st_size
+                if file.name.startswith(prefix):
+                    size_bytes += file.stat(follow_symlinks=False).st_size
         return size_bytes
 
     def count(self) -> int:

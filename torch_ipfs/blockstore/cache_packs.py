@@ -34,6 +34,11 @@ def key_of(node: bytes) -> bytes:
     return _CAR_CODE + node
 
 
+def half_written(node: CID) -> str:
+    """How the names of files begin in which the pack of a node is being written."""
+    return f"{node.multihash[-12:].hex()}-"
+
+
 class Pack:
     """An open pack. A block's hash is taken when it is first read.
 
@@ -77,7 +82,7 @@ class PackWriter:
         self._files, self._eviction = files, eviction
         self._name = key_of(node.multihash).hex()
         files.make_folders()
-        self._temporary = f"{files.temporary}/{secrets.token_hex(12)}"
+        self._temporary = f"{files.temporary}/{half_written(node)}{secrets.token_hex(12)}"
         self._file = Path(self._temporary).open("xb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by finish
         with suppress(OSError):  # as for a block's file: a file system without locks
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block
 from torch_ipfs.blockstore.block_files import load
 from torch_ipfs.blockstore.cache_eviction import CacheEviction
 from torch_ipfs.blockstore.cache_files import LONGEST_MULTIHASH_BYTES, CacheFiles
-from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
+from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, half_written, key_of
 from torch_ipfs.blockstore.cache_usage import CacheUsage
 from torch_ipfs.blockstore.kept_blocks import Identity, KeptBlocks, most_maps
 from torch_ipfs.blockstore.single_flight import claims_at
@@ -200,6 +200,10 @@ class DiskCache:
             while len(self._packs) > MOST_PACKS:
                 self._packs.popitem(last=False)
         return pack
+
+    def half_packed_bytes(self, node: CID) -> int:
+        """Bytes of the node's pack, as far as it has been written."""
+        return self._files.half_written_bytes(half_written(node))
 
     def pack_writer(self, node: CID) -> PackWriter | None:
         """Begin a pack, if there is a cache to write to."""

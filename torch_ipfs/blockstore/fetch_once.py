@@ -102,10 +102,14 @@ class FetchOnce:
     def linked(
         self, store: LinkedBlockstore, node: CID, cids: Sequence[CID]
     ) -> Generator[tuple[bytes, Block], None, None]:
-        """What ``node`` links to, in one go, which one process does at a time: from the cache's pack, else from the store."""
+        """What ``node`` links to, in one go, which one process does: from the cache's pack, else from the store.
+
+        Nothing comes where another process is at it and gets no further.
+        """
         claims, key = self.disk.claims, key_of(node.multihash)
-        claimed = self.disk.is_writable and claims.claim_within(
-            key, self._wait_s, lambda: self.disk.pack(node) is not None
+        is_shared = self.disk.is_writable
+        claimed = is_shared and claims.claim_within(
+            key, self._wait_s, lambda: self.disk.pack(node) is not None, lambda: self.disk.half_packed_bytes(node)
         )
         try:
             pack = self.disk.pack(node)
@@ -114,6 +118,8 @@ class FetchOnce:
                     if (block := pack.get(cid.multihash)) is not None:
                         self.count_hit(len(block))
                         yield cid.multihash, block
+                return
+            if is_shared and not claimed:
                 return
             blocks = store.get_linked(node, cids)
             if blocks is not None:

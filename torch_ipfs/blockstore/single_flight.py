@@ -77,11 +77,14 @@ class Claims:
                     fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, offset)
                 self._close_if_unused()
 
-    def claim_within(self, multihash: bytes, wait_s: float, arrived: Callable[[], bool]) -> bool:
+    def claim_within(
+        self, multihash: bytes, wait_s: float, arrived: Callable[[], bool], progress: Callable[[], int] = int
+    ) -> bool:
         """Claim the block, waiting while somebody else has it. To be called without a claim, so that no two wait in a ring.
 
         :param wait_s: the longest wait; none at all for a process that was waited for in vain lately.
         :param arrived: whether the block is there by now, which ends the wait.
+        :param progress: how much of it has come; when that grows, the wait begins anew.
         :returns: whether it is claimed. If not, it has arrived, or its holder is not worth waiting for.
         """
         if self.claim(multihash):
@@ -89,13 +92,15 @@ class Claims:
         holder = self._holder(multihash)
         now = time.monotonic()
         deadline = now if self._stuck.get(holder, now) > now else now + wait_s
-        pause_s = FIRST_PAUSE_S
+        pause_s, come = FIRST_PAUSE_S, progress()
         while (left_s := deadline - time.monotonic()) > 0:
             time.sleep(min(pause_s, left_s))
             if arrived():
                 return False
             if self.claim(multihash):
                 return True
+            if (now_come := progress()) > come:
+                come, deadline = now_come, time.monotonic() + wait_s
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if self._holder(multihash) == holder:
             self._stuck[holder] = time.monotonic() + STUCK_S

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import BROKEN, link_of, sample_value, shards_of_rows
-from torch_ipfs.dataset.linked import LinkedReads, Wanted
+from torch_ipfs.dataset.linked import LinkedReads, Sharing, Wanted
 from torch_ipfs.dataset.reader import ByRow, Reader, Rows
 from torch_ipfs.dataset.shared import BLOCKS
 from torch_ipfs.dataset.streams import Streams
@@ -50,10 +50,14 @@ class BatchStream:
     """Batches of samples in order.
 
     :param plan: sample indices of several batches end to end, with the lengths of the batches.
+    :param sharing: with whom this process reads the dataset, where they read all of it.
     """
 
-    def __init__(self, reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> None:
+    def __init__(
+        self, reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]], sharing: Sharing | None = None
+    ) -> None:
         self._reader = reader
+        self._sharing = sharing
         self._located: Rows | None = None
         self._batches: Iterator[Rows] = self._split(plan)
         self._current: _Planned | None = None
@@ -183,7 +187,9 @@ class BatchStream:
         reader = self._reader
         if self._requests and self._requests[0][3] is not None and isinstance(reader.store, LinkedBlockstore):
             streams = Streams(reader.store, reader.streaming)
-            return LinkedReads(reader.store, self._next_wanted, reader.values, reader.streaming, streams).answers()
+            return LinkedReads(
+                reader.store, self._next_wanted, reader.values, reader.streaming, streams, sharing=self._sharing
+            ).answers()
         return reader.store.get_many(self._ask(), return_exceptions=True)
 
     def _receive(self) -> None:

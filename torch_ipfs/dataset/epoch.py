@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs.dataset.batch_stream import BatchStream
+from torch_ipfs.dataset.linked import Sharing
 from torch_ipfs.dataset.reader import Reader, Rows
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.plan.partition import Partition
@@ -110,7 +111,11 @@ class EpochShare:
         # Ranks that skip would end with different numbers of steps, and wait for each other for ever.
         self._on_error = "substitute" if on_error == "skip" and topology.world_size > 1 else on_error
         self._group = group
-        self._stream = BatchStream(reader, self._plan(partition, topology))
+        # All of them together want each sample of a dataset that no other rank reads.
+        sharers = topology.num_workers if topology.world_size == 1 else 1
+        self._stream = BatchStream(
+            reader, self._plan(partition, topology), Sharing(sharers, order.num_lanes) if sharers > 1 else None
+        )
         self._substitutes: list[BatchStream] = []
         self._warned = False
         self._given_out = 0

@@ -2,6 +2,10 @@
 
 Requests are taken far ahead, so that it can be seen how many of a node's samples are wanted soon, and answered in their order.
 What a stream does not bring, whatever the reason, is asked of the store's ``get_many`` with what is asked for one by one.
+
+The workers of a loader share nodes: what one of them wants few of, another may want most of, and a stream brings all. Where
+they share a cache too, they decide by what all of them want, so that all decide the same: one of them has the stream come into
+the cache, and the others find it there.
 """
 
 from __future__ import annotations
@@ -9,9 +13,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.open import is_uncached
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, CID
 from torch_ipfs.dataset import streams
 from torch_ipfs.dataset.streams import LinkedNode, Streaming, Streams
@@ -32,6 +38,22 @@ MOST_NODES = 256
 """Nodes that are remembered; then those are forgotten of which nothing is wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How the workers of a loader share a dataset of which they want each sample.
+
+    :param workers: how many there are.
+    :param lanes: places of the dataset that are read side by side.
+    """
+
+    workers: int
+    lanes: int
+
+    def wanted_soon(self, count: int) -> int:
+        """How many of a node's ``count`` samples all workers together can look ahead to."""
+        return min(count, self.workers * LOOKED_AHEAD // self.lanes)
+
+
 class _Request:
     __slots__ = ("answer", "cid", "is_asked", "multihash", "node")
 
@@ -49,6 +71,7 @@ class LinkedReads:
     :param store: one that can also give what a node links to (:class:`~torch_ipfs.blockstore.base.LinkedBlockstore`).
     :param next_wanted: the next request; ``None`` where there is none at present.
     :param links_of: what a leaf links to.
+    :param sharing: with whom the nodes are shared, where that is known.
     """
 
     def __init__(
@@ -58,9 +81,12 @@ class LinkedReads:
         links_of: Callable[[Leaf], Sequence[Any]],
         streaming: Streaming,
         streams: Streams,
+        *,
+        sharing: Sharing | None = None,
     ) -> None:
         self._store, self._next_wanted, self._links_of = store, next_wanted, links_of
         self._streaming, self._streams = streaming, streams
+        self._sharing = None if is_uncached(store) else sharing
         self._nodes: dict[CID, LinkedNode] = {}
         self._looked_at: deque[_Request] = deque()
         self._decided: deque[_Request] = deque()
@@ -104,8 +130,7 @@ class LinkedReads:
     def _new_node(self, leaf: Leaf) -> LinkedNode:
         if len(self._nodes) >= MOST_NODES or self._streams.held_bytes > streams.WINDOW_BYTES // 2:
             self._forget()
-        at_hand = getattr(self._store, "linked_at_hand", None)
-        node = self._nodes[leaf.cid] = LinkedNode(leaf, None if at_hand is None else at_hand(leaf.cid))
+        node = self._nodes[leaf.cid] = LinkedNode(leaf, self._streams.at_hand(leaf.cid))
         return node
 
     def _forget(self) -> None:
@@ -122,7 +147,7 @@ class LinkedReads:
             self._decided.append(request)
             node = request.node
             if node is not None:
-                if not node.is_streamed and node.at_hand is None and self._streaming.pays(node.ahead, node.leaf.count):
+                if not node.is_streamed and node.at_hand is None:
                     self._stream(node)
                 node.ahead -= 1
                 if node.gives(request.multihash):
@@ -131,11 +156,15 @@ class LinkedReads:
             self._ask(request)
 
     def _stream(self, node: LinkedNode) -> None:
-        """Have a node's blocks come in a stream, if it has one."""
+        """Have a node's blocks come in a stream, if it has one and that pays."""
+        sharing = self._sharing if self._streaming.is_cached else None
+        wanted = node.ahead if sharing is None else sharing.wanted_soon(node.leaf.count)
+        if not self._streaming.pays(wanted, node.leaf.count):
+            return
         # Text names a block too, but is no link: no server follows it.
         links = [link for link in self._links_of(node.leaf) if isinstance(link, CID)]
         if node.leaf.cid.codec in (DAG_CBOR, DAG_JSON) and 2 * len(links) > node.leaf.count:
-            self._streams.begin(node, links)
+            self._streams.begin(node, links, into_cache=sharing is not None)
 
     def _ask(self, request: _Request) -> None:
         request.is_asked = True
@@ -147,6 +176,8 @@ class LinkedReads:
             block = None if node.at_hand is None else node.at_hand.get(request.multihash)
             if block is None:
                 block = self._streams.get(node, request.multihash)
+            if block is None and node.at_hand is not None:  # it came into the cache
+                block = node.at_hand.get(request.multihash)
             self._use(node, request.multihash)
             if block is not None:
                 return block

@@ -48,6 +48,8 @@ class Streaming:
 
     def __init__(self) -> None:
         self.mean_bytes = 0.0
+        self.is_cached = True
+        """Whether what comes in a stream is found in a cache afterwards, as far as was seen."""
         self._rests_until = 0.0
         self._rested_s = RESTED_S
         self._has_failed = False
@@ -91,12 +93,12 @@ class LinkedNode:
     :param uses: how many requests are to get a block of the stream, by multihash.
     """
 
-    __slots__ = ("ahead", "at_hand", "blocks", "is_read", "is_streamed", "leaf", "uses")
+    __slots__ = ("ahead", "at_hand", "blocks", "into_cache", "is_read", "is_streamed", "leaf", "uses")
 
     def __init__(self, leaf: Leaf, at_hand: AtHand | None) -> None:
         self.leaf, self.at_hand = leaf, at_hand
         self.ahead = 0
-        self.is_streamed = self.is_read = False
+        self.is_streamed = self.is_read = self.into_cache = False
         self.uses: Counter[bytes] = Counter()
         self.blocks: dict[bytes, Block] = {}
 
@@ -129,12 +131,20 @@ class Streams:
         """Bytes of the blocks that have come and were not dropped."""
         return self._held_bytes
 
-    def begin(self, node: LinkedNode, links: list[CID]) -> None:
-        """Have the blocks ``links`` come in a stream of ``node``, where there is room for them."""
+    def at_hand(self, node: CID) -> AtHand | None:
+        """The blocks that a node links to, where a cache has them together."""
+        at_hand = getattr(self._store, "linked_at_hand", None)
+        return None if at_hand is None else at_hand(node)
+
+    def begin(self, node: LinkedNode, links: list[CID], *, into_cache: bool) -> None:
+        """Have the blocks ``links`` come in a stream of ``node``, where there is room for them.
+
+        :param into_cache: have them come into the cache, to be at hand there when all have come; nothing is held then.
+        """
         with self._changed:
             if self._held_bytes > WINDOW_BYTES:
                 return
-            node.is_streamed = True
+            node.is_streamed, node.into_cache = True, into_cache
             self._queue.append((node, links))
             self._changed.notify_all()
         if len(self._threads) < STREAMS:
@@ -201,6 +211,8 @@ class Streams:
                     blocks, read_bytes = blocks + 1, read_bytes + len(block)
                     if not self._take(node, multihash, block):
                         return
+                    if node.into_cache and blocks == 1 and self.at_hand(node.leaf.cid) is not None:
+                        return  # another process has read it
                     if blocks >= JUDGED_AFTER:
                         self._streaming.mean_bytes = read_bytes / blocks
                         if self._streaming.mean_bytes > MAX_STREAMED_BYTES:
@@ -209,12 +221,17 @@ class Streams:
         except Exception as error:  # noqa: BLE001 - what is missing is asked for one by one; an error that stays is seen then
             self._streaming.failed(node.leaf.cid, error)
         finally:
+            if node.into_cache:
+                node.at_hand = self.at_hand(node.leaf.cid)
+                self._streaming.is_cached = node.at_hand is not None or not blocks
             with self._changed:
                 node.is_read = True
                 self._changed.notify_all()
 
     def _take(self, node: LinkedNode, multihash: bytes, block: Block) -> bool:
         """Hold a block until it is wanted; ``False`` where nothing is wanted any more."""
+        if node.into_cache:
+            return not self._is_closed
         with self._changed:
             node.blocks[multihash] = block
             self._held_bytes += len(block)

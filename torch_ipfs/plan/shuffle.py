@@ -322,6 +322,11 @@ class Order:
             self._tree = TreeOrder(root, seed, epoch)
             self._windows = _Windows(self._lanes, np.int32 if num_samples < 2**31 else np.int64, self._window)
 
+    @property
+    def num_lanes(self) -> int:
+        """Places of the line that are read side by side."""
+        return 1 if self._lanes is None else self._lanes.num_lanes
+
     def samples(self, positions: Int64s) -> Int64s:
         """Sample indices at ``positions``. Shapes (n,)."""
         return positions if self._lanes is None else self._windows.look_up(*self._lanes.windows_of(positions))
