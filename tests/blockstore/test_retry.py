@@ -96,6 +96,19 @@ def test_retry_after_holds_back_all_attempts_and_is_capped():
     assert 0.05 < asyncio.run(both()) < 5
 
 
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"])
+def test_retry_after_dates_in_each_form_of_http(form: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        found = retry_after_s((datetime.now(UTC) + timedelta(seconds=90)).strftime(form))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found is not None
+    assert 85 < found < 95
+
+
 def test_retry_after_in_seconds_dates_and_nonsense():
     assert retry_after_s("120") == 120
     assert retry_after_s(" 0 ") == 0
