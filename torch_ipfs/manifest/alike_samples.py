@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.errors import CodecError
-from torch_ipfs.manifest.cbor_columns import PADDING, Int64s, array_head, rows_at, unsigned_at, with_list
+from torch_ipfs.manifest.cbor_columns import PADDING, Int64s, rows_at, unsigned_at, with_list
 
-_LIST_KEY = b"\x64data"
 _FLOAT = 0xFB
 _FLOAT_BYTES = 9
 _NO_TEXT = b"\xff" * 16
@@ -64,17 +63,8 @@ class AlikeSamples(Sequence[Any]):
 
 
 def read(block: bytes) -> dict[str, Any] | None:
-    """A node's fields with its ``data`` as :class:`AlikeSamples`; ``None`` where it has to be decoded as any other block.
-
-    It is canonical then, since its samples are, byte by byte, and so is what is left with a text in the list's place.
-    """
-    key_at = block.find(_LIST_KEY)
-    list_at = key_at + len(_LIST_KEY)
-    head = array_head(block, list_at) if key_at >= 0 else None
-    if head is None:
-        return None
-    found = _samples(block, *head)
-    return None if found is None else with_list(block, "data", list_at, head[1] + len(found.encoded), found)
+    """A node's fields with its ``data`` as :class:`AlikeSamples`; ``None`` where it has to be decoded as any other block."""
+    return with_list(block, "data", _samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +96,8 @@ class _Field:
         return len(self.before) + _FLOAT_BYTES * math.prod(self.shape or ())
 
 
-def _samples(block: bytes, number: int, start: int) -> AlikeSamples | None:
-    """``number`` samples from ``start`` on."""
+def _samples(block: bytes, number: int, start: int) -> tuple[AlikeSamples, int] | None:
+    """``number`` samples from ``start`` on, and where they end."""
     # Where a sample begins is guessed from what all begin with, and then shown: each has to end where the next begins.
     prefix = block[start : start + 1] + _short_text(block, start + 1)
     parts = block[start:].split(prefix, number)
@@ -128,7 +118,8 @@ def _samples(block: bytes, number: int, start: int) -> AlikeSamples | None:
         columns[field.name], at = numbers
     if not np.array_equal(at[:-1], starts[1:]) or int(at[-1]) > len(block):
         return None
-    return AlikeSamples(columns, block[start : int(at[-1])], at - start)
+    end = int(at[-1])
+    return AlikeSamples(columns, block[start:end], at - start), end
 
 
 def _short_text(block: bytes, at: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,34 @@ _STAND_IN = secrets.token_hex(16)
 """What stands in a list's place while the rest of the node is decoded: no node can hold it by chance or intent."""
 
 
-def with_list(block: bytes, key: str, start: int, end: int, read: Any) -> dict[str, Any] | None:
-    """The fields of a node with ``read`` for the list that lies from ``start`` to ``end``, the value of ``key``; ``None`` where
-    the node is something else.
+def with_list(
+    block: bytes, key: str, read: Callable[[bytes, int, int], tuple[Any, int] | None]
+) -> dict[str, Any] | None:
+    """The fields of a node with what ``read`` makes of the list under ``key``; ``None`` where it has to be decoded as any other
+    block.
+
+    The block is canonical then: the list's items are, byte by byte, as ``read`` has shown, and so is what is left with a text
+    in the list's place.
+
+    :param read: block, number of items, and where the first begins -> what they hold, and where they end; ``None`` where they
+        are not alike.
     """
+    encoded_key = dag_cbor.encode(key)
+    key_at = block.find(encoded_key)
+    start = key_at + len(encoded_key)
+    head = _array_head(block, start) if key_at >= 0 else None
+    found = None if head is None else read(block, *head)
+    if found is None:
+        return None
+    items, end = found
     try:
         fields = dag_cbor.decode(block[:start] + dag_cbor.encode(_STAND_IN) + block[end:])
     except CodecError:
         return None
-    return fields | {key: read} if isinstance(fields, dict) and fields.get(key) == _STAND_IN else None
+    return fields | {key: items} if isinstance(fields, dict) and fields.get(key) == _STAND_IN else None
 
 
-def array_head(block: bytes, at: int) -> tuple[int, int] | None:
+def _array_head(block: bytes, at: int) -> tuple[int, int] | None:
     """How many items the list at ``at`` has, and where the first begins; ``None`` also for a list of fewer than 24."""
     width = {0x98: 1, 0x99: 2, 0x9A: 4}.get(block[at] if at < len(block) else 0)
     if width is None:

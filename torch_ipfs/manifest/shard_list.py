@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import CodecError
-from torch_ipfs.manifest.cbor_columns import LEAST, PADDING, array_head, rows_at, unsigned_at, with_list
+from torch_ipfs.manifest.cbor_columns import LEAST, PADDING, rows_at, unsigned_at, with_list
 
 Int64s = npt.NDArray[np.int64]
 
 MAX_SAMPLES = 2**48
 """Samples that a root may claim: far above any real dataset, far below where 64-bit arithmetic could overflow."""
 
-_LIST_KEY = b"\x66shards"
 _BYTES, _COUNT, _FORMAT = b"\x65bytes", b"\x65count", b"\x66format"
 _ARROW, _MANIFEST = b"\x65arrow", b"\x68manifest"
 _ENTRY_KEYS = {2: (_COUNT,), 3: (_COUNT, _FORMAT), 4: (_BYTES, _COUNT, _FORMAT)}
@@ -75,20 +74,8 @@ class ShardList:
 
 
 def read(block: bytes) -> dict[str, Any] | None:
-    """A node's fields with its ``shards`` as a :class:`ShardList`; ``None`` where it has to be decoded as any other block.
-
-    It is canonical then, since its entries are, byte by byte, and so is what is left with a text in the list's place.
-    """
-    key_at = block.find(_LIST_KEY)
-    list_at = key_at + len(_LIST_KEY)
-    head = array_head(block, list_at) if key_at >= 0 else None
-    if head is None:
-        return None
-    found = _entries(block, *head)
-    if found is None:
-        return None
-    shards, end = found
-    return with_list(block, "shards", list_at, end, shards)
+    """A node's fields with its ``shards`` as a :class:`ShardList`; ``None`` where it has to be decoded as any other block."""
+    return with_list(block, "shards", _entries)
 
 
 def _entries(block: bytes, number: int, start: int) -> tuple[ShardList, int] | None:
