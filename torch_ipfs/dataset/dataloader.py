@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.util import get_temp_dir
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import (
     _BaseDataLoaderIter,
-    _MultiProcessingDataLoaderIter,
     _SingleProcessDataLoaderIter,
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -23,6 +19,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.dataset.passes import Output, report_skipped
+from torch_ipfs.dataset.workers import begin_workers, end_workers
 from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.partition import Partition
 
@@ -86,11 +83,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         # torch's own iterators: those of torchdata fetch a state from every worker at every step.
-        if not self.num_workers:
-            return _SingleProcessDataLoaderIter(self)
-        # Workers that are terminated leave their temporary folder behind, but for one that is their parent's.
-        get_temp_dir()
-        return _MultiProcessingDataLoaderIter(self)
+        return begin_workers(self) if self.num_workers else _SingleProcessDataLoaderIter(self)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -138,7 +131,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         """End persistent workers. A later pass starts them anew."""
         iterator = self._iterator
         self._iterator: _BaseDataLoaderIter | None = None
-        _end_workers(iterator)
+        end_workers(iterator)
 
 
 class _SetEpoch:
@@ -171,20 +164,6 @@ class Received:
     @property
     def position(self) -> int:
         return self.partition.num_samples if self.ended else self.partition.position_after(self.steps)
-
-
-def _end_workers(iterator: object) -> None:
-    """End the workers of one of torch's iterators now: it would wait for what each is fetching, five seconds at most."""
-    if isinstance(iterator, _MultiProcessingDataLoaderIter):
-        # torch watches its workers and takes one that ends before its time for a failure, wherever the parent is then.
-        if iterator._worker_pids_set:  # noqa: SLF001 - torch has no public way to end them
-            signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]  # noqa: SLF001
-            iterator._worker_pids_set = False  # noqa: SLF001
-        for worker in iterator._workers:  # noqa: SLF001
-            worker.terminate()
-        # A worker that ended while it looked at this event holds its lock for ever, and torch would wait for that.
-        iterator._workers_done_event = threading.Event()  # type: ignore[assignment]  # noqa: SLF001
-        iterator._shutdown_workers()  # noqa: SLF001
 
 
 class Receiving:
@@ -238,16 +217,16 @@ class Receiving:
         outputs, self._outputs = self._outputs, iter(())
         self.closed = True
         if self._own_workers:
-            _end_workers(outputs)
+            end_workers(outputs)
 
     def abort(self, error: Exception) -> None:
         """End the pass with all its workers. Who asks for more is told ``error``."""
         outputs, self._outputs, self._error = self._outputs, iter(()), error
         self.closed = True
-        _end_workers(outputs)
+        end_workers(outputs)
 
     def __del__(self) -> None:
-        # When the interpreter goes down, modules are half gone; torch ends workers there itself.
+        # When the interpreter goes down, modules are half gone, and workers have ended.
         if sys is not None and not sys.is_finalizing():
             self.close()
 

@@ -22,6 +22,7 @@ from torch_ipfs.dataset.receipt import GlobalBatch, global_batch
 from torch_ipfs.dataset.second_share import check_shared_once
 from torch_ipfs.dataset.shared import SharedCounters, Told, ToldPasses
 from torch_ipfs.dataset.standing import Position, Standing, check_resumable
+from torch_ipfs.dataset.workers import send_errors
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
@@ -219,8 +220,10 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
-        # Counted whatever comes of it, as the loader does.
-        told = self._followed.next_in_worker() if self._followed is not None and get_worker_info() else None
+        told = None
+        if self._followed is not None and get_worker_info():
+            send_errors()
+            told = self._followed.next_in_worker()  # counted whatever comes of it, as the loader does
         topology = self._topology
         self._check_shared_once(topology.world_size)
         reader = self._opening.reader  # may fail, and then the start of a loaded state is not used up

@@ -1,0 +1,95 @@
+"""Worker processes of torch: what they read reaches the training loop or is told as an error, and they end at once."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+import traceback
+import weakref
+from multiprocessing import current_process
+from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize, get_temp_dir
+from typing import Any
+
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from torch_ipfs.dataset.passes import Output
+
+LONGEST_SOCKET_BYTES = 103
+"""Of the path of a Unix socket: macOS takes 103 bytes, Linux 107."""
+
+_SOCKET_BYTES = len("/listener-12345678")
+
+_BEGUN: weakref.WeakSet[_MultiProcessingDataLoaderIter] = weakref.WeakSet()
+
+
+def begin_workers(loader: DataLoader[Any]) -> _MultiProcessingDataLoaderIter:
+    """Torch's iterator over the workers of ``loader``."""
+    _make_room_for_sockets()
+    iterator = _MultiProcessingDataLoaderIter(loader)
+    _BEGUN.add(iterator)
+    return iterator
+
+
+def _make_room_for_sockets() -> None:
+    """Give this process and its workers one temporary folder, with room in its path for their sockets.
+
+    Tensors come from a worker through a socket in such a folder. One of a worker's own would be left behind when it is
+    terminated, and under a long TMPDIR no socket could be made (as Python 3.14 does, /tmp is taken there).
+    """
+    if len(os.fsencode(get_temp_dir())) + _SOCKET_BYTES <= LONGEST_SOCKET_BYTES:
+        return
+    short = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+    Finalize(None, shutil.rmtree, args=(short, True), exitpriority=-100)
+    current_process()._config["tempdir"] = short  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def send_errors() -> None:
+    """Called in a worker: tell the training loop of what cannot be sent to it.
+
+    What a worker has read is pickled by a thread of its queue, which would print the error and go on to the next: the
+    training loop would wait for ever.
+    """
+    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does
+
+
+def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
+    """Called in place of what multiprocessing does with an ``item`` that it could not send."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Output):
+        where = "in a DataLoader worker process as it sent what it had read, which must pickle"
+        queue.put((item[0], ExceptionWrapper(where=where)))  # type: ignore[no-untyped-call]
+    else:
+        traceback.print_exception(error)
+
+
+def end_workers(iterator: object) -> None:
+    """End the workers of one of torch's iterators now: it would wait for what each is fetching, five seconds at most."""
+    if not isinstance(iterator, _MultiProcessingDataLoaderIter):
+        return
+    workers = iterator._workers  # noqa: SLF001 - torch has no public way to end them
+    if any(worker._parent_pid != os.getpid() for worker in workers):  # type: ignore[attr-defined]  # noqa: SLF001
+        # This process was forked from theirs, which goes on with them.
+        iterator._shutdown = True  # noqa: SLF001
+        return
+    # torch watches its workers and takes one that ends before its time for a failure, wherever the parent is then.
+    if iterator._worker_pids_set:  # noqa: SLF001
+        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]  # noqa: SLF001
+        iterator._worker_pids_set = False  # noqa: SLF001
+    for worker in workers:
+        worker.kill()  # where they are told to end they do no more than this either, unless they are stopped
+    # A worker that ended while it looked at this event holds its lock for ever, and torch would wait for that.
+    iterator._workers_done_event = threading.Event()  # type: ignore[assignment]  # noqa: SLF001
+    iterator._shutdown_workers()  # noqa: SLF001
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what goes on still as the interpreter ends: multiprocessing would wait without bound for its processes."""
+    for iterator in list(_BEGUN):
+        end_workers(iterator)
