@@ -20,6 +20,7 @@ from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_top
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.receipt import GlobalBatch, global_batch
 from torch_ipfs.dataset.second_share import check_shared_once
+from torch_ipfs.dataset.sending import send_small_tensors_by_value
 from torch_ipfs.dataset.shared import SharedCounters, Told, ToldPasses
 from torch_ipfs.dataset.standing import Position, Standing, check_resumable
 from torch_ipfs.dataset.workers import send_errors
@@ -220,6 +221,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
+        send_small_tensors_by_value()
         told = None
         if self._followed is not None and get_worker_info():
             send_errors()

@@ -19,6 +19,7 @@ from torch_ipfs.dataset.batch_stream import BatchStream
 from torch_ipfs.dataset.collate import Batch, Sample, collate_samples, rows_of
 from torch_ipfs.dataset.opening import Opening, checked_columns
 from torch_ipfs.dataset.reader import Reader
+from torch_ipfs.dataset.sending import send_small_tensors_by_value
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
 
@@ -156,6 +157,7 @@ class IPFSMapDataset(Dataset[Any]):
 
         :raises IndexError: one is outside of the dataset.
         """
+        send_small_tensors_by_value()
         samples = _checked(indices, len(self))
         with self._lock:
             return self._read(samples)

@@ -1,0 +1,90 @@
+"""What workers send arrives as it was, whether by value or in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+import torch_ipfs
+from torch_ipfs.dataset.sending import BY_VALUE_BYTES, send_small_tensors_by_value
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """One of each kind, the same in every process."""
+    numbers = torch.arange(24)
+    return {
+        "float32": numbers.to(torch.float32).reshape(2, 3, 4),
+        "bfloat16": numbers.to(torch.bfloat16),
+        "float16": numbers.to(torch.float16),
+        "float8": numbers.to(torch.float8_e4m3fn),
+        "bool": numbers % 2 == 0,
+        "uint16": numbers.to(torch.uint16),
+        "complex32": torch.view_as_complex(numbers.to(torch.float16).reshape(12, 2)),
+        "complex64": torch.complex(numbers.float(), -numbers.float()),
+        "conjugate": torch.complex(numbers.float(), -numbers.float()).conj(),
+        "scalar": torch.tensor(7),
+        "no elements": torch.empty((0, 5), dtype=torch.int16),
+        "transposed": numbers.reshape(4, 6).T,
+        "every second": numbers[::2],
+        "part": numbers[3:5],
+        "largest by value": torch.ones(BY_VALUE_BYTES, dtype=torch.uint8),
+        "larger": torch.ones(BY_VALUE_BYTES + 1, dtype=torch.uint8),
+        "sparse": torch.eye(3).to_sparse(),
+        "shared": torch.full((4,), 9).share_memory_(),
+    }
+
+
+class Sender(IterableDataset[dict[str, torch.Tensor]]):
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        send_small_tensors_by_value()
+        yield tensors()
+
+
+def _comparable(tensor: torch.Tensor) -> torch.Tensor:
+    """As one of a dtype that torch compares."""
+    return tensor.to_dense().to(torch.complex128)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_every_kind_of_tensor_arrives_as_it_was(method: str) -> None:
+    (received,) = DataLoader(Sender(), batch_size=None, num_workers=1, multiprocessing_context=method)
+    for name, sent in tensors().items():
+        assert received[name].dtype == sent.dtype, name
+        assert received[name].shape == sent.shape, name
+        assert torch.equal(_comparable(received[name]), _comparable(sent)), name
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_only_small_ones_of_their_own_go_by_value() -> None:
+    (received,) = DataLoader(Sender(), batch_size=None, num_workers=1)
+    by_handle = {name for name, tensor in received.items() if tensor.layout is torch.strided and tensor.is_shared()}
+    assert by_handle == {"larger", "shared"}
+    received["float32"] += 1  # memory of its own, to be written to
+
+
+def test_nothing_changes_outside_of_workers() -> None:
+    assert list(Sender())
+    sent = torch.ones(3)
+    ForkingPickler.dumps(sent)
+    assert sent.is_shared()  # as torch does it: by handle
+
+
+def test_batches_of_small_rows_need_no_shared_memory(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"x": np.arange(60, dtype=np.float32).reshape(20, 3), "label": np.arange(20)}
+    cid = torch_ipfs.write_dataset(columns, tmp_path / "a.car")
+    dataset = torch_ipfs.IPFSIterableDataset(cid, tmp_path / "a.car", batch_size=8)
+    for loader in (
+        DataLoader(dataset, batch_size=None, num_workers=2),
+        torch_ipfs.make_dataloader(dataset, num_workers=2),
+    ):
+        batches = list(loader)
+        assert not any(tensor.is_shared() for batch in batches for tensor in batch.values())
+        assert np.concatenate([batch["x"] for batch in batches]).tolist() == columns["x"].tolist()
