@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,17 +116,24 @@ def pins_of(node: Node, task: TrainingTask) -> list[CID]:
 def pinned(node: Node, task: TrainingTask) -> Iterator[None]:
     """Keep the task's dataset from garbage collection; what was pinned before stays so afterwards.
 
+    Beside the dataset a block of this training alone is pinned, which links to it: pins are not counted, and who trains on
+    the same dataset, at the same node, may end first and take back the dataset's.
+
     :raises OptionError: the source keeps no pins.
     :raises BlockError: somebody has its root, and nobody all of it.
     """
     before = node.pinning.pins()
-    added = [cid for cid in pins_of(node, task) if cid not in before]
+    kept = pins_of(node, task)
+    own = codec.dag_cbor.encode({"training": uuid.uuid4().bytes, "keeps": kept})
+    own_cid = CID.of(own, codec="dag-cbor")
+    node.home.put(own_cid, own)
     done: list[CID] = []
     try:
-        for cid in added:
+        for cid in [*(cid for cid in kept if cid not in before), own_cid]:
             node.pinning.pin(cid)
             done.append(cid)
         yield
     finally:
         for cid in done:
-            node.pinning.unpin(cid)
+            with suppress(OptionError):  # another training, which had pinned it too, has taken it back
+                node.pinning.unpin(cid)
