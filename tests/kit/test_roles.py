@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,20 @@ class TestKit:
         for role in ("worker", "leecher", "master"):
             for source in ("kubo://127.0.0.1:5001", KuboBlockstore("kubo://127.0.0.1:5001")):
                 assert isinstance(ipfs_kit(role=role, source=source).blockstore, CachedBlockstore)
+
+    @pytest.mark.parametrize("scheme", ["kubo", "http"])
+    def test_a_node_that_is_down_is_told_of_within_seconds(self, scheme: str) -> None:
+        with socket.socket() as bound:  # which nobody listens at
+            bound.bind(("127.0.0.1", 0))
+            kit = ipfs_kit(source=f"{scheme}://127.0.0.1:{bound.getsockname()[1]}")
+            started = time.monotonic()
+            results = [kit.ipfs.dag_get(NOWHERE), kit.accept_task(task(NOWHERE))]
+            if scheme == "kubo":
+                results += [kit.ipfs.dag_put({"a": 1}), kit.ipfs.pin_ls(), kit.ipfs.pubsub_publish("topic", "message")]
+            assert time.monotonic() - started < 15, "training's patience is 20 s and more for each"
+        for result in results:
+            assert (result["success"], result["error_type"]) == (False, "TransportError")
+            assert "nobody listens there: is the node (ipfs daemon)" in result["error"]
 
     def test_it_closes_and_opens_anew(self, tmp_path: Path) -> None:
         with ipfs_kit(source=store(tmp_path / "s")) as kit:

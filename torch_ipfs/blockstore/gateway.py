@@ -6,9 +6,10 @@ to the CID that was asked for.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Unpack
+from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.car_stream import DagScope, linked_blocks, verified_blocks
@@ -67,6 +68,12 @@ class GatewayBlockstore:
     def options(self) -> FetchOptions:
         """The options in force."""
         return self._transport.options
+
+    def with_options(self, **options: Unpack[FetchOptionsDict]) -> Self:
+        """Another store of the same blocks, with these options in place of its own."""
+        other = copy.copy(self)
+        other._transport = self._transport.with_options(**options)  # noqa: SLF001 - of this class
+        return other
 
     def get(self, cid: CID) -> Block:
         """The verified bytes of ``cid``.

@@ -6,13 +6,14 @@ Not a byte of a block is believed. Of its pins a node is believed: they are its 
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.body_file import BodyFile
@@ -83,6 +84,12 @@ class KuboBlockstore:
     def options(self) -> FetchOptions:
         """The options in force."""
         return self._transport.options
+
+    def with_options(self, **options: Unpack[FetchOptionsDict]) -> Self:
+        """Another store of the same blocks, with these options in place of its own."""
+        other = copy.copy(self)
+        other._transport = self._transport.with_options(**options)  # noqa: SLF001 - of this class
+        return other
 
     def get(self, cid: CID) -> Block:
         """The verified bytes of ``cid``, which the node may have to get from its peers first.
@@ -274,7 +281,7 @@ class KuboBlockstore:
             ) from None
 
     def _redacted(self, failure: Exception) -> str:
-        return self._transport.describe(failure)[:300]
+        return self._transport.describe(failure)
 
 
 class _Authorization:

@@ -6,19 +6,20 @@ What is not 200 is judged by the store (:data:`Judge`): missing, refused, later 
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from urllib.request import getproxies, proxy_bypass
 
 from torch_ipfs.blockstore.base import Block, identity_block, verify
 from torch_ipfs.blockstore.endpoint import Endpoint
-from torch_ipfs.blockstore.fetch_options import FetchOptions
+from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.loop_thread import LoopThread, LoopThreads
 from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
 from torch_ipfs.errors import BlockTooLarge, HashMismatch, OptionError, TransportError
@@ -36,6 +37,10 @@ _COMES_LATER = frozenset((408, 425, 429))
 _NEVER_COMES = frozenset((501, 505))
 _EXCERPT_BYTES = 4096
 _SHA2_256_PREFIX = b"\x12\x20"
+
+
+NOBODY_LISTENS = "nobody listens there: is the node (ipfs daemon) or gateway running, and is this its address?"
+"""What to do where a connection is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,11 @@ class Transport:
 
     def __reduce__(self) -> tuple[type[Transport], tuple[object, ...]]:
         return type(self), (self.endpoint, self.options, self._judge, self._patience_s, self._ca_file)
+
+    def with_options(self, **options: Unpack[FetchOptionsDict]) -> Transport:
+        """Another to the same service, with these options in place of its own."""
+        changed = replace(self.options, **options)
+        return Transport(self.endpoint, changed, self._judge, self._patience_s, self._ca_file)
 
     def loop_thread(self) -> LoopThread[aiohttp.ClientSession]:
         """This process's loop, for those who keep several requests in flight."""
@@ -296,8 +306,9 @@ class Transport:
         return self.broken(text, request) if unknown_name or isinstance(failure, never) else Later(text)
 
     def describe(self, failure: Exception) -> str:
-        """A failure of aiohttp's in words, without secrets."""
-        return self.endpoint.redact(f"{type(failure).__name__}: {failure}").rstrip(": ")
+        """A failure to be answered in words, without secrets."""
+        said = self.endpoint.redact(f"{type(failure).__name__}: {failure}").rstrip(": ")[:300]
+        return f"{said}; {NOBODY_LISTENS}" if _is_refused(failure) else said
 
     def broken(self, message: str, request: Request) -> TransportError:
         """The error of a source that will not do better when it is asked again."""
@@ -339,3 +350,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_refused(failure: BaseException | None) -> bool:
+    """Whether there is no service at the address: for ipfshttpclient, that is deep below what it raises."""
+    while failure is not None:
+        if isinstance(failure, ConnectionRefusedError) or getattr(failure, "errno", None) == errno.ECONNREFUSED:
+            return True
+        failure = failure.__cause__ or failure.__context__
+    return False

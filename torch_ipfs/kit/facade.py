@@ -59,7 +59,7 @@ class ipfs_kit:  # noqa: N801 - the specification's name
         :returns: ``dataset_cid``, ``hyperparameters``, ``total_samples``, and ``task``, a :class:`TrainingTask`.
         """
         task = read_task(message)
-        manifest = Manifest(self._node.store, CID.parse(task.dataset_cid))
+        manifest = Manifest(self._node.asked, CID.parse(task.dataset_cid))
         return {
             "dataset_cid": task.dataset_cid,
             "hyperparameters": task.hyperparameters,
@@ -85,7 +85,7 @@ class ipfs_kit:  # noqa: N801 - the specification's name
 
     def close(self) -> None:
         """Let go of files and connections. May be called twice; a later use opens anew."""
-        self._node.store.close()
+        self._node.close()
 
     def __enter__(self) -> Self:
         return self

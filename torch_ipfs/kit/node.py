@@ -19,12 +19,18 @@ from torch_ipfs.errors import OptionError
 Role = Literal["master", "worker", "leecher"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
+RETRIES = 2
+"""How often an operation of the kit asks again: it answers some 2 s after a connection was refused."""
+
 
 class Node:
     """A source in a role.
 
     A master pins what it publishes. A worker reads through the cache, writes, and pins what it is told to. A leecher reads
     through the cache and does nothing else.
+
+    ``store`` is what training reads from, which waits for a network that is down for a while; ``asked`` reads the same, and
+    ``home`` is written to, for those who are told within seconds that it is.
 
     :param source: as :func:`torch_ipfs.open_blockstore` takes it; ``None`` for TORCH_IPFS_SOURCE, else the local store.
     :raises OptionError: no such role, or no such source.
@@ -38,6 +44,10 @@ class Node:
         parts = list(_parts(store))
         self.store = CachedBlockstore(store) if isinstance(store, KuboBlockstore | GatewayBlockstore) else store
         self.home: Blockstore = next((part for part in parts if isinstance(part, PinningBlockstore)), store)
+        self.asked = self.store
+        if not isinstance(source, Blockstore):
+            self.home = _impatient(self.home)
+            self.asked = _impatient(self.store)
         self._kubo = next((part for part in parts if isinstance(part, KuboBlockstore)), None)
 
     @property
@@ -49,6 +59,11 @@ class Node:
     def endpoint(self) -> Endpoint | None:
         """The RPC of the IPFS node to speak through, if the source has one."""
         return None if self._kubo is None else self._kubo.endpoint
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        for store in (self.store, self.asked, self.home):
+            store.close()
 
     def check_may_write(self, operation: str) -> None:
         """:raises OptionError: the role is leecher."""
@@ -79,6 +94,15 @@ class Node:
                 "this source keeps no pins; a local store or an IPFS node (kubo://host:port) does", source=self.source
             )
         return self.home
+
+
+def _impatient(store: Blockstore) -> Blockstore:
+    """The same blocks, without retries for half a minute."""
+    if isinstance(store, KuboBlockstore | GatewayBlockstore):
+        return store.with_options(retries=RETRIES)
+    if isinstance(store, CachedBlockstore) and isinstance(store.store, KuboBlockstore | GatewayBlockstore):
+        return CachedBlockstore(_impatient(store.store), store.cache_dir)
+    return store
 
 
 def _parts(store: Blockstore) -> Iterator[Blockstore]:

@@ -54,7 +54,7 @@ class IPFSOperations:
 
         :returns: ``object``; links in it are :class:`torch_ipfs.CID`.
         """
-        return {"cid": str(cid), "object": value_at(self._node.store, cid)}
+        return {"cid": str(cid), "object": value_at(self._node.asked, cid)}
 
     # Files.
 
@@ -79,10 +79,10 @@ class IPFSOperations:
         for name, number in (("offset", offset), ("length", 0 if length is None else length)):
             if not isinstance(number, int) or number < 0:
                 raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r:.80}")
-        found = unixfs.resolve(self._node.store, _path(cid))
+        found = unixfs.resolve(self._node.asked, _path(cid))
         if offset == 0 and length is None:
-            return {"cid": str(found), "data": bytes(unixfs.read(self._node.store, found))}
-        return {"cid": str(found), "data": b"".join(unixfs.iter_read(self._node.store, found, offset, length))}
+            return {"cid": str(found), "data": bytes(unixfs.read(self._node.asked, found))}
+        return {"cid": str(found), "data": b"".join(unixfs.iter_read(self._node.asked, found, offset, length))}
 
     # Blocks.
 
@@ -104,7 +104,7 @@ class IPFSOperations:
 
         :returns: ``data``.
         """
-        return {"cid": str(cid), "data": bytes(self._node.store.get(_cid(cid)))}
+        return {"cid": str(cid), "data": bytes(self._node.asked.get(_cid(cid)))}
 
     # Pins.
 
@@ -112,7 +112,7 @@ class IPFSOperations:
     def pin_add(self, cid: CID | str, recursive: bool = True) -> Result:
         """Keep what a CID or path names, with ``recursive`` all that it links to."""
         self._node.check_may_write("pin_add")
-        found = unixfs.resolve(self._node.store, _path(cid))
+        found = unixfs.resolve(self._node.asked, _path(cid))
         self._node.pinning.pin(found, recursive=recursive)
         return {"cid": str(found), "pins": [str(found)]}
 

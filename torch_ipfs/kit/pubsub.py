@@ -20,6 +20,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from torch_ipfs.blockstore.endpoint import Endpoint
+from torch_ipfs.blockstore.transport import NOBODY_LISTENS
 from torch_ipfs.codec import multibase
 from torch_ipfs.errors import OptionError, TransportError
 from torch_ipfs.loader.result import Result, failed, succeeded
@@ -282,6 +283,7 @@ def _ask(
         said = endpoint.redact(response.read(4096).decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as failure:
         said = endpoint.redact(f"{type(failure).__name__}: {failure}")
+        said += f"; {NOBODY_LISTENS}" if isinstance(failure, ConnectionRefusedError) else ""
         raise TransportError(f"the node cannot be reached: {said}", source=endpoint.source) from None
     if "pubsub feature not enabled" in said:
         raise OptionError(f"the node has pubsub off: {_HOW}", source=endpoint.source)
