@@ -24,7 +24,7 @@ WAIT_S = 100.0
 EPOCHS = 6
 
 WORKER = """
-import json, sys, safetensors.torch, torch
+import json, sys, time, safetensors.torch, torch
 from torch_ipfs.kit import ipfs_kit
 
 rank = int(sys.argv[2])
@@ -55,6 +55,10 @@ with kit.training(message) as task:
 unpinned = task.dataset_cid not in kit.ipfs.pin_ls()["pins"]
 cid = kit.ipfs.add(safetensors.torch.save(model.state_dict()))["cid"]
 report = {"rank": rank, "model_cid": cid, "samples": seen, "pinned": pinned, "unpinned": unpinned}
+deadline = time.monotonic() + 100
+while not kit.ipfs.pubsub_peers("trained_models")["peers"]:
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
 assert kit.ipfs.pubsub_publish("trained_models", json.dumps(report))["success"]
 print("done", flush=True)
 sys.stdin.read()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import torch_ipfs
 from tests.loader.datasets import embedded, labels, linked, samples, slowed
@@ -218,12 +219,16 @@ def test_a_program_that_ends_in_the_middle_says_nothing_of_it_and_leaves_nothing
 def test_tensors_come_however_long_the_path_of_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_leaks: None
 ) -> None:
-    """They come through a socket, whose path is bounded."""
+    """Large ones come through a socket, whose path is bounded."""
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # type: ignore[attr-defined]
-    loader = loader_of(*embedded(N), prefetch=2)
-    assert sorted(chain.from_iterable(batch[1].tolist() for batch in loader.to_pytorch())) == list(range(N))
+    store = MemoryBlockstore()
+    features = torch.arange(8.0).repeat_interleave(2**15).reshape(8, -1)
+    cid = torch_ipfs.write_dataset({"features": features, "labels": torch.arange(8)}, store)
+    loader = loader_of(store, cid, prefetch=2, batch_size=2)
+    for features, numbers in loader.to_pytorch():
+        assert features.mean(1).tolist() == numbers.tolist()
     loader.close()
 
 
