@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import torch_ipfs
 from tests.loader.datasets import embedded, labels, put, samples
 from tests.loader.test_facade import N, loader_of
-from torch_ipfs import MemoryBlockstore
+from torch_ipfs import MemoryBlockstore, OptionError
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,7 +151,26 @@ def test_options_of_dataloader(no_leaks: None) -> None:
     with loader_of(*embedded(N)) as loader:
         batches = loader.to_pytorch(num_workers=2, prefetch_factor=4)
         assert (batches.num_workers, batches.prefetch_factor) == (2, 4)
+        assert loader.to_pytorch(num_workers=0).num_workers == 0
         assert sorted(int(i) for _, y in batches for i in y) == list(range(N))
+
+
+def test_batches_of_another_size_or_form_are_of_the_same_order() -> None:
+    store, cid = embedded(N)
+    loader = loader_of(store, cid)
+    loader.set_epoch(1)
+    order = labels(loader)
+    other = loader.to_pytorch(batch_size=4)
+    assert len(other) == -(-N // 4)
+    assert [int(i) for _, y in other for i in y] == order
+    lists = loader.to_pytorch(collate_fn=list)
+    assert [int(sample["labels"]) for batch in lists for sample in batch] == order
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"shuffle": True}, {"drop_last": True}])
+def test_options_that_cannot_work_are_told(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        loader_of(*embedded(N)).to_pytorch(**options)
 
 
 def test_a_transform_that_makes_pairs() -> None:

@@ -45,6 +45,10 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
     def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
         if not options.get("in_order", True):
             raise OptionError("in_order=False gives batches as they come: no state could say which have been received")
+        for name in ("shuffle", "drop_last"):
+            if options.get(name):
+                where = f"IPFSIterableDataset(..., {name}={options[name]!r}), or IPFSDataLoader's"
+                raise OptionError(f"{name} is the dataset's to know: {where}")
         options.setdefault("persistent_workers", num_workers > 0)
         with warnings.catch_warnings():
             # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.
@@ -259,9 +263,6 @@ def make_dataloader(
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
-    for name in ("shuffle", "drop_last"):
-        if options.get(name):
-            raise OptionError(f"{name} is the dataset's to know: IPFSIterableDataset(..., {name}={options[name]!r})")
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:

@@ -93,7 +93,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         if batch_transform is not None and batch_size is None:
             raise OptionError("batch_transform needs a batch_size: without one the dataset yields samples")
         self._opening = Opening(root, source, checked_columns(columns))
-        self.batch_size = None if batch_size is None else _checked_batch_size(batch_size)
+        self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.drop_last, self.pad = drop_last, pad
         self.shuffle, self.seed = shuffle, seed
         self.transform, self.batch_transform = transform, batch_transform
@@ -276,7 +276,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError(
                 f"the dataset has the batch_size {self.batch_size} already; {batch_size} was given beside it"
             )
-        return self._form(batch_size=_checked_batch_size(batch_size))
+        return self._form(batch_size=checked_batch_size(batch_size))
 
     def beside(self, schema: Schema | None = None, *, own_reader: bool = True) -> IPFSIterableDataset:
         """This dataset for a pass of its own, with a position of its own, at the start of the same epoch.
@@ -363,7 +363,7 @@ def checked_epoch(epoch: int) -> int:
     return epoch
 
 
-def _checked_batch_size(batch_size: int) -> int:
+def checked_batch_size(batch_size: int) -> int:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
     return batch_size

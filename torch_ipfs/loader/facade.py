@@ -17,7 +17,7 @@ from torch_ipfs.bridges.tensorflow import signature_of
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.epoch import OnError
-from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.dataset.iterable import IPFSIterableDataset, checked_batch_size
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore
@@ -270,26 +270,34 @@ class IPFSDataLoader:
             return {}
         return {"num_workers": num_workers, "prefetch_factor": self.prefetch}
 
-    def to_pytorch(self, **options: Any) -> EpochDataLoader:
+    def to_pytorch(
+        self, *, batch_size: int | None = None, collate_fn: Callable[[list[Any]], Any] | None = None, **options: Any
+    ) -> EpochDataLoader:
         """A ``torch.utils.data.DataLoader`` of this dataset: batches of tensors, as pairs (features, labels) where samples have
         just these fields, as maps otherwise. Each of its passes is of the next epoch.
 
+        :param batch_size: in place of this loader's.
+        :param collate_fn: list of samples -> batch, in place of tensors.
         :param options: as DataLoader takes them, in place of what this loader was made with.
-        :raises OptionError: no dataset is loaded.
+        :raises OptionError: no dataset is loaded, or an option cannot work.
         """
         settle()
         with self._lock:
             loaded = self._here()
-            dataset = loaded.dataset.beside()
-            dataset.batch_transform = training_form(self._known_schema(loaded.dataset))
-            options = {**self._worker_options(), **options}
+            dataset = loaded.dataset.beside().for_receiver(collate_fn)
+            if collate_fn is None:
+                dataset.batch_transform = training_form(self._known_schema(loaded.dataset))
+            if batch_size is not None:
+                dataset.batch_size = checked_batch_size(batch_size)
+            if options.get("num_workers") != 0:
+                options = {**self._worker_options(), **options}
             counted, passes = self._counted, self._pytorch_passes
 
             def begun(receiving: Receiving) -> None:
                 counted.received = receiving.received
                 passes.add(receiving)
 
-            loader = EpochDataLoader(dataset.for_receiver(None), loaded.epochs, begun, **options)
+            loader = EpochDataLoader(dataset, loaded.epochs, begun, **options)
             self._pytorch.add(loader)
             return loader
 
