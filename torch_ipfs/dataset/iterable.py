@@ -364,6 +364,7 @@ def checked_epoch(epoch: int) -> int:
 
 
 def checked_batch_size(batch_size: int) -> int:
+    """:raises OptionError: there are no batches of that size."""
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
     return batch_size
