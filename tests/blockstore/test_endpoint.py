@@ -107,6 +107,7 @@ SECRET = "s3cr3t-t0k3n"
         gateway_endpoint("https://host", headers={"X-Api-Key": SECRET}),
         rpc_endpoint("kubo://host", basic=("user", SECRET)),
         rpc_endpoint(f"kubo://user:{SECRET}@host"),
+        rpc_endpoint(f"kubo://{SECRET}@host"),
     ],
 )
 def test_secrets_are_in_no_name_and_are_blotted_out_of_texts(endpoint: Endpoint):
@@ -117,6 +118,13 @@ def test_secrets_are_in_no_name_and_are_blotted_out_of_texts(endpoint: Endpoint)
     assert SECRET not in told
     assert base64.b64encode(f"user:{SECRET}".encode()).decode() not in told
     assert told.startswith("you sent ")
+
+
+@pytest.mark.parametrize("address", [f"ftp://user:{SECRET}@host", f"user:{SECRET}@host", f"rpc?key={SECRET}"])
+def test_an_address_of_no_use_is_told_without_secrets(address: str):
+    with pytest.raises(OptionError) as raised:
+        rpc_endpoint(address)
+    assert SECRET not in str(raised.value)
 
 
 @pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a\n", "naïve", "\x00"])

@@ -14,6 +14,7 @@ import trustme
 from tests.network.gateways import CID_0, DATA_0, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
+from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.transport import _environment_proxy
 from torch_ipfs.errors import OptionError, TorchIPFSError, TransportError
 
@@ -167,6 +168,21 @@ def test_hosts_without_proxy_and_proxies_of_another_kind(proxies: pytest.MonkeyP
         with pytest.raises(error):
             store.get(CID_0)
         store.close()
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_is_asked_of_a_node_is_logged_without_secrets(status: int, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    with serving(lambda a, c: c.answer(str(a).encode(), status)) as server:
+        node = KuboBlockstore(f"{server.url}?key={TOKEN}", **options(retries=0))
+        for call in (node.id, node.pins, lambda: node.pin(CID_0)):
+            with pytest.raises(TransportError) as caught:
+                call()
+            assert TOKEN not in str(caught.value)
+        assert all(TOKEN in asked.target for asked in server.asked)
+        assert "urllib3" in caplog.text
+        assert TOKEN not in caplog.text
+        node.close()
 
 
 @pytest.mark.parametrize(

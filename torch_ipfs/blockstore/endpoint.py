@@ -84,7 +84,8 @@ def rpc_endpoint(address: str, *, bearer: str | None = None, basic: tuple[str, s
     elif address.lower().startswith("kubo://"):
         url = f"http://{address[len('kubo://') :]}"
     elif not address.lower().startswith(("http://", "https://")):
-        raise OptionError(f"a Kubo RPC is kubo://host:port, a multiaddr or an http(s) URL, not {address[:80]!r}")
+        shown = address.split("?", 1)[0].rpartition("@")[2][:80]  # without what may be secret in it
+        raise OptionError(f"a Kubo RPC is kubo://host:port, a multiaddr or an http(s) URL, not {shown!r}")
     endpoint = _from_url(url, address, bearer=bearer, basic=basic, headers={})
     if not endpoint.path.endswith(_RPC_PATH):
         endpoint = replace(endpoint, path=endpoint.path + _RPC_PATH)
@@ -156,7 +157,7 @@ def _authorization(bearer: str | None, basic: tuple[str, str] | None) -> tuple[l
     if basic is not None:
         user, password = basic
         encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return [("Authorization", f"Basic {encoded}")], [encoded, password]
+        return [("Authorization", f"Basic {encoded}")], [encoded, password or user]  # a token may be sent as the name
     return [], []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -244,7 +245,7 @@ class KuboBlockstore:
 
     def _ask(self, cid: CID | None, command: Callable[[Any], T]) -> T:
         """The result of a call of ipfshttpclient's. Each call has a connection of its own, so threads may call at once."""
-        with self._explained(cid), warnings.catch_warnings():
+        with self._explained(cid), self._untold(), warnings.catch_warnings():
             # urllib3's, once a session, about an argument that ipfshttpclient passes on
             warnings.filterwarnings("ignore", message=".*strict.*", category=FutureWarning)
             import ipfshttpclient
@@ -279,6 +280,21 @@ class KuboBlockstore:
                 cid=cid,
                 source=self.source,
             ) from None
+
+    @contextmanager
+    def _untold(self) -> Iterator[None]:
+        """What urllib3 logs of its requests, with their query, is without secrets."""
+
+        def redact(record: logging.LogRecord) -> bool:
+            record.msg, record.args = self._transport.endpoint.redact(record.getMessage()), ()
+            return True
+
+        log = logging.getLogger("urllib3.connectionpool")
+        log.addFilter(redact)
+        try:
+            yield
+        finally:
+            log.removeFilter(redact)
 
     def _redacted(self, failure: Exception) -> str:
         return self._transport.describe(failure)
