@@ -105,6 +105,27 @@ def sent(data: Stored, asked: Asked) -> list[str]:
     return [str(cid) for cid, _ in in_order(data)] if is_car(asked) else [asked.cid]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_an_epoch_has_read_is_verified_from_the_cache(layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = stored(layout)
+    with serving(serving_cars(data)) as server:
+        assert read(data.root, server.url) == EVERY
+    assert main(["verify", str(data.root), "--source", server.url]) == 0  # which is gone
+    assert f"{len(data.blocks)} blocks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_block_counts_as_a_miss_once_and_then_as_a_hit(layout: str) -> None:
+    data = stored(layout)
+    with serving(serving_cars(data)) as server:
+        store = CachedBlockstore(GatewayBlockstore(server.url, **options()))
+        for epoch in range(3):
+            assert read(data.root, store) == EVERY
+            told = store.stats()
+            assert (told["misses"], told["hits"]) == (len(data.blocks), epoch * len(data.blocks))
+        store.close()
+
+
 def test_processes_that_read_everything_at_once_fetch_one_stream() -> None:
     data = stored("samples", 400)
     with serving(serving_cars(data)) as server:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block
-from torch_ipfs.blockstore.cache_packs import Pack
 from torch_ipfs.blockstore.cached_reads import CachedReads
 from torch_ipfs.blockstore.directories import cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
 from torch_ipfs.blockstore.fetch_ahead import source_of
-from torch_ipfs.blockstore.fetch_once import FetchOnce
+from torch_ipfs.blockstore.fetch_once import CountedPack, FetchOnce
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TorchIPFSError
 
@@ -117,9 +116,12 @@ class CachedBlockstore:
         reads = CachedReads(blocks, self._window_bytes)
         return reads.answers(cids, return_exceptions=return_exceptions)
 
-    def linked_at_hand(self, node: CID) -> Pack | None:
-        """What the cache has of the blocks that a node links to, where they came together."""
-        return self._here().disk.pack(node)
+    def linked_at_hand(self, node: CID) -> CountedPack | None:
+        """What the cache has of the blocks that a node links to, where they came together.
+
+        Whoever asks for them singly asks for this first: ``get`` and ``get_many`` find them then.
+        """
+        return self._here().blocks.pack(node)
 
     def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:
         """As :class:`~torch_ipfs.blockstore.base.LinkedBlockstore` has it; what comes is kept in one file."""

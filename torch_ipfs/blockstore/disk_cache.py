@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block
@@ -37,6 +38,9 @@ MOST_CHECKED = 2**18
 
 MOST_PACKS = 512
 """Packs that a process keeps open; one of those that we write has 2 MiB, and its index takes half of that."""
+
+PACKS_LOOKED_IN = 4
+"""Packs, those used last, in which blocks are looked for that are not there by themselves."""
 
 NO_WRITES_S = 60.0
 """How long a cache that could not be written is not written."""
@@ -102,7 +106,7 @@ class DiskCache:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return None
+            return self._packed(multihash)
         except OSError as error:
             self._warn("read", error)
             return None
@@ -113,6 +117,14 @@ class DiskCache:
             return None
         finally:
             os.close(fd)
+
+    def _packed(self, multihash: bytes) -> Block | None:
+        """A block of a pack that was used lately."""
+        if not self._packs:
+            return None
+        with self._mutex:
+            packs = [pack for _, pack in islice(reversed(self._packs.values()), PACKS_LOOKED_IN)]
+        return next((block for pack in packs if (block := pack.get(multihash)) is not None), None)
 
     def _kept(self, path: str, identity: Identity, block: Block) -> Block | None:
         """A block that is at hand, if its file is there and has not changed."""
@@ -173,7 +185,7 @@ class DiskCache:
         self._remember(multihash, (status.st_ino, status.st_mtime_ns, status.st_size))
 
     def pack(self, node: CID) -> Pack | None:
-        """The pack of what a node links to, if it is there."""
+        """The pack of what a node links to, if it is there. :meth:`read` finds its blocks then."""
         key = key_of(node.multihash)
         path = self._files.path(key.hex())
         try:

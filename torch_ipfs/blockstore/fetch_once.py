@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, identity_block
-from torch_ipfs.blockstore.cache_packs import PackWriter, key_of
+from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
 from torch_ipfs.blockstore.fetch_ahead import close_iterator, source_of
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
@@ -28,6 +28,23 @@ class Counts:
     hit_bytes: int = 0
     misses: int = 0
     miss_bytes: int = 0
+
+
+class CountedPack:
+    """A pack of which each block that is read counts as a hit."""
+
+    def __init__(self, pack: Pack, blocks: FetchOnce) -> None:
+        self._pack, self._blocks = pack, blocks
+
+    def __contains__(self, multihash: bytes) -> bool:
+        return multihash in self._pack
+
+    def get(self, multihash: bytes) -> Block | None:
+        """As :meth:`torch_ipfs.blockstore.cache_packs.Pack.get`."""
+        block = self._pack.get(multihash)
+        if block is not None:
+            self._blocks.count_hit(len(block))
+        return block
 
 
 class FetchOnce:
@@ -94,6 +111,11 @@ class FetchOnce:
         self.count_hit(len(block))
         return block
 
+    def pack(self, node: CID) -> CountedPack | None:
+        """The blocks that ``node`` links to, if the cache has them in a pack. :meth:`read` finds them then."""
+        pack = self.disk.pack(node)
+        return None if pack is None else CountedPack(pack, self)
+
     def has_most(self, cids: Sequence[CID]) -> bool:
         """Whether the cache has most of these blocks by themselves, as some of them tell."""
         some = cids[:: max(1, len(cids) // MOST_LOOKED_FOR)]
@@ -112,11 +134,10 @@ class FetchOnce:
             key, self._wait_s, lambda: self.disk.pack(node) is not None, lambda: self.disk.half_packed_bytes(node)
         )
         try:
-            pack = self.disk.pack(node)
+            pack = self.pack(node)
             if pack is not None:
                 for cid in cids:
                     if (block := pack.get(cid.multihash)) is not None:
-                        self.count_hit(len(block))
                         yield cid.multihash, block
                 return
             if is_shared and not claimed:

@@ -287,14 +287,17 @@ class KuboBlockstore:
 
         def redact(record: logging.LogRecord) -> bool:
             record.msg, record.args = self._transport.endpoint.redact(record.getMessage()), ()
+            record.exc_info = None
             return True
 
-        log = logging.getLogger("urllib3.connectionpool")
-        log.addFilter(redact)
+        logs = [logging.getLogger(f"urllib3.{part}") for part in ("connectionpool", "connection")]
+        for log in logs:
+            log.addFilter(redact)
         try:
             yield
         finally:
-            log.removeFilter(redact)
+            for log in logs:
+                log.removeFilter(redact)
 
     def _redacted(self, failure: Exception) -> str:
         return self._transport.describe(failure)
