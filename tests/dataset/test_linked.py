@@ -23,13 +23,16 @@ from torch_ipfs.dataset import streams
 EVERY = list(range(NUM_SAMPLES))
 
 
+def patient(server: StagedServer) -> GatewayBlockstore:
+    """A store that asks once: what a busy machine makes late would be asked for again, and these tests count requests."""
+    return GatewayBlockstore(server.url, **options(timeout_s=30.0, stall_s=30.0, connect_timeout_s=30.0))
+
+
 @contextmanager
 def source(service: Service, *, cache: bool = False) -> Iterator[tuple[CachedBlockstore, StagedServer]]:
     """A staged gateway behind a cache, which holds nothing unless it is to."""
     with serving(service) as server:
-        store = CachedBlockstore(
-            GatewayBlockstore(server.url, **options(timeout_s=30.0)), cache_bytes=None if cache else 0
-        )
+        store = CachedBlockstore(patient(server), cache_bytes=None if cache else 0)
         yield store, server
         store.close()
 
@@ -181,7 +184,7 @@ def test_a_pack_that_is_damaged_is_fetched_again(damage: Callable[[bytes], bytes
 def test_packs_are_evicted_like_blocks():
     data = stored("samples")
     with serving(serving_cars(data)) as server:
-        gateway = GatewayBlockstore(server.url, **options(timeout_s=30.0))
+        gateway = patient(server)
         store = CachedBlockstore(gateway, cache_bytes=4 * 2**10)  # less than the samples take, more than one
         assert read(data.root, store) == EVERY
         assert store.stats()["bytes"] <= 4 * 2**10
@@ -192,7 +195,7 @@ def test_what_came_in_a_stream_is_found_again_by_workers_behind_tiers():
     """They want few samples each, one by one, of what another pass has put into the cache together."""
     data = stored("samples")
     with serving(serving_cars(data)) as server:
-        cached = CachedBlockstore(GatewayBlockstore(server.url, **options(timeout_s=30.0)))
+        cached = CachedBlockstore(patient(server))
         store = torch_ipfs.TieredBlockstore([torch_ipfs.MemoryBlockstore(), cached])
         assert read(data.root, store) == EVERY
         assert cars(server) == 1
@@ -213,5 +216,5 @@ def test_a_stream_that_fails_is_warned_of_once(caplog: pytest.LogCaptureFixture,
         for epoch in range(3):
             ds.set_epoch(epoch)
             assert [x for batch in ds for x in batch["x"].tolist()] == EVERY
-        assert cars(server) > 1  # on a busy machine a stream may be too slow to be tried again
+        assert cars(server) == 3
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
