@@ -115,6 +115,21 @@ def test_a_process_that_is_forked_leaves_the_workers_be(no_leaks: None) -> None:
     assert sorted(got + labels(running)) == list(range(N))
 
 
+def test_workers_that_are_garbage_end_at_once(no_leaks: None) -> None:
+    """An error holds the frames that it came through, and is held by the pass that it ended."""
+    loader = loader_of(*embedded(N), prefetch=2, transform=_fails)
+    with pytest.raises(ZeroDivisionError):
+        next(iter(loader.to_pytorch()))
+    started = time.monotonic()
+    gc.collect()
+    assert not workers()
+    assert time.monotonic() - started < 4
+
+
+def _fails(sample: Any) -> Any:
+    raise ZeroDivisionError
+
+
 def test_two_iterators_at_once_each_have_their_workers(no_leaks: None) -> None:
     loader = loader_of(*embedded(N), prefetch=2)
     one, other = iter(loader), iter(loader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import traceback
@@ -29,10 +30,18 @@ _SOCKET_BYTES = len("/listener-12345678")
 _BEGUN: weakref.WeakSet[_MultiProcessingDataLoaderIter] = weakref.WeakSet()
 
 
+class _Workers(_MultiProcessingDataLoaderIter):
+    """torch's iterator, but for its end: as garbage it waits for five seconds, its queues being closed before it says so."""
+
+    def __del__(self) -> None:
+        if sys is not None and not sys.is_finalizing():
+            end_workers(self)
+
+
 def begin_workers(loader: DataLoader[Any]) -> _MultiProcessingDataLoaderIter:
     """Torch's iterator over the workers of ``loader``."""
     _make_room_for_sockets()
-    iterator = _MultiProcessingDataLoaderIter(loader)
+    iterator = _Workers(loader)
     _BEGUN.add(iterator)
     return iterator
 
