@@ -124,5 +124,5 @@ def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     except (RuntimeError, TypeError, ValueError) as error:
         raise SampleError(
             f"field {name!r} cannot be made one tensor of a batch: {error}; make its shapes equal in transform, or give "
-            "make_dataloader a collate_fn"
+            "the loader a collate_fn"
         ) from error
