@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing.resource_tracker
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -75,6 +76,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in AMBIENT:
             patch.delenv(name, raising=False)
         yield
+    shutil.rmtree(home, ignore_errors=True)
 
 
 _HOMES = iter(range(10**9))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from torch_ipfs import MemoryBlockstore
@@ -54,19 +54,22 @@ def labels(batches: Iterable[list[dict[str, Any]]]) -> list[int]:
 
 
 class SlowStore(MemoryBlockstore):
-    """Takes a while for each block, one at a time."""
+    """Takes a while for each block, or for those that are ``late``, one at a time."""
 
-    def __init__(self, blocks: Iterable[tuple[CID, Block]], seconds: float) -> None:
+    def __init__(
+        self, blocks: Iterable[tuple[CID, Block]], seconds: float, late: Collection[CID] | None = None
+    ) -> None:
         super().__init__(blocks)
-        self.seconds = seconds
+        self.seconds, self.late = seconds, late
 
     def get(self, cid: CID) -> Block:
-        time.sleep(self.seconds)
+        if self.late is None or cid in self.late:
+            time.sleep(self.seconds)
         return super().get(cid)
 
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
         return one_by_one(self.get, cids, return_exceptions=return_exceptions)
 
 
-def slowed(store: MemoryBlockstore, seconds: float) -> SlowStore:
-    return SlowStore([(cid, store.get(cid)) for cid in store.cids()], seconds)
+def slowed(store: MemoryBlockstore, seconds: float, late: Collection[CID] | None = None) -> SlowStore:
+    return SlowStore([(cid, store.get(cid)) for cid in store.cids()], seconds, late)

@@ -19,9 +19,10 @@ import pytest
 import torch
 
 import torch_ipfs
-from tests.loader.datasets import embedded, labels, linked, samples, slowed
+from tests.loader.datasets import embedded, labels, linked, put, sample, samples, slowed
 from tests.loader.test_facade import loader_of
 from torch_ipfs import MemoryBlockstore, OptionError, TransportError
+from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES
 from torch_ipfs.loader import IPFSDataLoader
 
 N = 60
@@ -191,15 +192,16 @@ def test_close_while_another_thread_waits_for_a_batch(no_leaks: None) -> None:
 
 
 def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
-    """Half a second a block: nobody waits for the worker to finish what it is reading."""
-    store, cid = linked(5)
-    loader = loader_of(slowed(store, 0.5), cid, prefetch=2, batch_size=2)
+    """Nobody waits for the worker to finish what it is reading, which takes longer than this test may."""
+    early = INFERENCE_SAMPLES  # which are read to find the schema
+    store, cid = linked(2 * early)
+    late = {put(store, sample(i)) for i in range(early, 2 * early)}
+    loader = loader_of(slowed(store, 10 * DEADLINE_S, late), cid, prefetch=2, batch_size=early, shuffle=False)
     running = iter(loader)
-    assert len(next(running)) == 2
-    started = time.monotonic()
+    assert len(next(running)) == early
+    assert len(workers()) == 1
     del running
     assert eventually(lambda: not workers())
-    assert time.monotonic() - started < 4
 
 
 ENDS = """

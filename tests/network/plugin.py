@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -27,10 +28,12 @@ def kubo_binary() -> Path:
 @pytest.fixture(scope="session")
 def kubo_node(kubo_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KuboNode]:
     """A running node for the whole session; its gateway answers 404 for what it does not hold. Do not stop it."""
-    node = KuboNode(kubo_binary, tmp_path_factory.mktemp("kubo"), config={"Gateway.NoFetch": True})
+    folder = tmp_path_factory.mktemp("kubo")
+    node = KuboNode(kubo_binary, folder, config={"Gateway.NoFetch": True})
     node.start()
     yield node
     node.stop()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
