@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -59,20 +59,13 @@ class Measured:
 Runner = Callable[[Path, Sequence[Task]], list[Figures]]
 
 
-@contextmanager
-def cold_processes(folder: Path) -> Iterator[Runner]:
-    """Measures each task in a process of its own that has imported everything and read nothing, one after the other.
+def in_cold_processes(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
+    """Each task in a process of its own, one after the other.
 
-    All are forks of one process, so that it imports once, and none measures while another imports.
+    Forks of one process would be quicker to start, and slower to read: of what they inherit each page that is written to, be it
+    by the garbage collector, is copied first.
     """
-    command = [sys.executable, "-m", "benchmarks.child", str(folder)]
-    parent = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        _read(parent)
-        yield lambda _, tasks: [_measured(parent, task) for task in tasks]
-    finally:
-        parent.kill()
-        parent.communicate()
+    return [_measured(folder, task) for task in tasks]
 
 
 def in_this_process(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
@@ -80,22 +73,13 @@ def in_this_process(folder: Path, tasks: Sequence[Task]) -> list[Figures]:
     return [measure(folder, task) for task in tasks]
 
 
-def _measured(parent: subprocess.Popen[str], task: Task) -> Figures:
+def _measured(folder: Path, task: Task) -> Figures:
     """With caches of its own, so that it finds nothing that another one kept about a CAR."""
-    assert parent.stdin is not None
+    command = [sys.executable, "-m", "benchmarks.child", str(folder), to_json(task)]
     with tempfile.TemporaryDirectory() as caches:
-        parent.stdin.write(json.dumps([caches, to_json(task)]) + "\n")
-        parent.stdin.flush()
-        figures: Figures = json.loads(_read(parent))
+        environment = {**os.environ, "TORCH_IPFS_CACHE_DIR": caches}
+        figures: Figures = json.loads(subprocess.check_output(command, cwd=ROOT, env=environment))
         return figures
-
-
-def _read(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{child.args!r} ended before it said what it was to say")
-    return line
 
 
 def run(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reading [--tiny] [--rounds 3] [--json FILE] [--chart FILE] [--data FOLDER] [--only TEXT ...]
 
-Each figure is of a cold process (a fork of one that has imported torch and torch_ipfs) with a warm page cache, from the
+Each figure is of a cold process (one that has imported torch and torch_ipfs, and read nothing) with a warm page cache, from the
 construction of a dataset to its last batch; the processes of one group run one after the other, so that what is compared had
 the same machine, and every round runs all groups.
 Figures are medians over the rounds. With ``--only`` the groups whose names hold one of the texts are measured, and the others
@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks import floors, machine, plan, report
 from benchmarks.fabricated import Fabricated
 from benchmarks.groups import FACADE, LAYOUTS, WRITING, reading_groups
-from benchmarks.harness import Measured, cold_processes, in_this_process, run
+from benchmarks.harness import Measured, in_cold_processes, in_this_process, run
 from benchmarks.imports import measure_imports
 from benchmarks.workloads import SMALL_ROWS, TINY_SMALL_ROWS, TINY_WORKLOADS, WORKLOADS, Data
 
@@ -73,8 +73,7 @@ def _measure(
     earlier = options.only and options.json.exists()
     before = json.loads(options.json.read_text()) if earlier else {"groups": []}
     chosen = [group for group in groups if not options.only or any(text in group.name for text in options.only)]
-    with contextlib.nullcontext(in_this_process) if options.tiny else cold_processes(folder) as runner:
-        measured = run(chosen, folder, rounds, runner, _say)
+    measured = run(chosen, folder, rounds, in_this_process if options.tiny else in_cold_processes, _say)
     by_name = report.from_json(before["groups"], groups) | {group.group.name: group for group in measured}
     about["imports"] = before["imports"] if earlier else measure_imports(rounds)
     about["plan"] = before["plan"] if earlier else _plan(options.tiny)

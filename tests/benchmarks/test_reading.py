@@ -14,7 +14,7 @@ import torch
 from benchmarks import reading
 from benchmarks.child import from_json, to_json
 from benchmarks.groups import FACADE, LAYOUTS, WRITING, reading_groups
-from benchmarks.harness import cold_processes, in_this_process
+from benchmarks.harness import in_cold_processes, in_this_process
 from benchmarks.readers import READERS, Reading
 from benchmarks.workloads import TINY_SMALL_ROWS, TINY_WORKLOADS, Data
 
@@ -68,9 +68,7 @@ def test_tasks_survive_the_way_to_a_child() -> None:
 def test_a_cold_process_tells_the_same_figures_as_this_one(folder: Path) -> None:
     task = Reading("torch_ipfs", "tabular", later_epochs=1)
     tasks = [replace(task, reader="memmap"), task]
-    with cold_processes(folder) as runner:
-        in_cold = runner(folder, tasks)
-    for cold, here in zip(in_cold, in_this_process(folder, tasks), strict=True):
+    for cold, here in zip(in_cold_processes(folder, tasks), in_this_process(folder, tasks), strict=True):
         assert cold.keys() == here.keys()
         assert cold["samples"] == here["samples"] == 2000
         assert 0 < cold["first_batch_s"] < cold["first_epoch_s"]
