@@ -60,19 +60,23 @@ class Picked:
     :param slots: the shards' slots, shape (n,).
     :param rows: rows in them, shape (n,).
     :param batch_rows: rows of a batch; the last one has fewer where it must.
+    :param begins: whether a row does not follow the one before it in the same shard, shape (n,).
     :param runs: where most rows follow each other in one shard: what of which shards makes up each batch.
     """
 
     slots: Int64s
     rows: Int64s
     batch_rows: int
+    begins: npt.NDArray[np.bool_]
     runs: list[list[Run]] | None
 
     @classmethod
     def of(cls, slots: Int64s, rows: Int64s, batch_rows: int) -> Picked:
-        begins = _begins(slots, rows)
+        begins = np.ones(len(rows), dtype=np.bool_)
+        np.not_equal(rows[1:], rows[:-1] + 1, out=begins[1:])
+        begins[1:] |= slots[1:] != slots[:-1]
         few = np.count_nonzero(begins) * _ROWS_WORTH_A_SLICE < len(rows)
-        return cls(slots, rows, batch_rows, _runs(slots, rows, batch_rows, begins) if few else None)
+        return cls(slots, rows, batch_rows, begins, _runs(slots, rows, batch_rows, begins) if few else None)
 
     @property
     def num_batches(self) -> int:
@@ -82,27 +86,19 @@ class Picked:
         """Some of the batches."""
         start, end = batches.start * self.batch_rows, batches.stop * self.batch_rows
         runs = None if self.runs is None else self.runs[batches.start : batches.stop]
-        return Picked(self.slots[start:end], self.rows[start:end], self.batch_rows, runs)
+        return Picked(self.slots[start:end], self.rows[start:end], self.batch_rows, self.begins[start:end], runs)
 
     def as_runs(self) -> list[list[Run]]:
         """What of which shards makes up each batch, however short the runs are."""
         if self.runs is not None:
             return self.runs
-        return _runs(self.slots, self.rows, self.batch_rows, _begins(self.slots, self.rows))
-
-
-def _begins(slots: Int64s, rows: Int64s) -> npt.NDArray[np.bool_]:
-    """Whether a row does not follow the one before it in the same shard."""
-    begins = np.ones(len(rows), dtype=np.bool_)
-    np.not_equal(rows[1:], rows[:-1] + 1, out=begins[1:])
-    begins[1:] |= slots[1:] != slots[:-1]
-    return begins
+        return _runs(self.slots, self.rows, self.batch_rows, self.begins)
 
 
 def _runs(slots: Int64s, rows: Int64s, batch_rows: int, begins: npt.NDArray[np.bool_]) -> list[list[Run]]:
     """For each batch the runs that it is made of.
 
-    :param begins: whether a row does not follow the one before it. Changed.
+    :param begins: whether a row does not follow the one before it. Each batch's first is marked too.
     """
     begins[::batch_rows] = True
     starts = np.flatnonzero(begins)
