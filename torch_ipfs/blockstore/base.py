@@ -113,6 +113,21 @@ class LinkedBlockstore(Protocol):
         ...
 
 
+class AtHand(Protocol):
+    """Verified blocks by multihash; of one that has gone bad ``get`` gives ``None``."""
+
+    def __contains__(self, multihash: bytes, /) -> bool: ...
+
+    def get(self, multihash: bytes, /) -> Block | None: ...
+
+
+def linked_at_hand(store: Blockstore | LinkedBlockstore, node: CID) -> AtHand | None:
+    """The blocks that ``node`` links to, where a cache of ``store`` has them together. Its ``get`` finds them too then."""
+    at_hand = getattr(store, "linked_at_hand", None)
+    found: AtHand | None = None if at_hand is None else at_hand(node)
+    return found
+
+
 def verify(cid: CID, data: Block, source: str | None, *, max_block_bytes: int = MAX_BLOCK_BYTES) -> None:
     """Check that ``data`` is the block of ``cid``. It is not copied; the GIL is released while it is hashed.
 

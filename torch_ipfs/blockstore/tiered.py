@@ -7,9 +7,8 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from torch_ipfs.blockstore.base import Block, Blockstore, identity_block
+from torch_ipfs.blockstore.base import AtHand, Block, Blockstore, identity_block, linked_at_hand
 from torch_ipfs.blockstore.fetch_ahead import source_of
-from torch_ipfs.blockstore.fetch_once import CountedPack
 from torch_ipfs.blockstore.source_health import SourceHealth
 from torch_ipfs.blockstore.tier_source import TierSource, reason
 from torch_ipfs.blockstore.tiered_reads import TierOptions, TierReads, TierRequest, TierRouter
@@ -122,13 +121,11 @@ class TieredBlockstore:
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
         return TierReads(self._sources(), self._options).answers(cids, return_exceptions=return_exceptions)
 
-    def linked_at_hand(self, node: CID) -> CountedPack | None:
+    def linked_at_hand(self, node: CID) -> AtHand | None:
         """What a cache among the sources has of the blocks that a node links to, where they came together."""
         for store in self._stores:
-            at_hand = getattr(store, "linked_at_hand", None)
-            pack: CountedPack | None = None if at_hand is None else at_hand(node)
-            if pack is not None:
-                return pack
+            if (found := linked_at_hand(store, node)) is not None:
+                return found
         return None
 
     def get_linked(self, node: CID, cids: Sequence[CID]) -> Generator[tuple[bytes, Block], None, None] | None:

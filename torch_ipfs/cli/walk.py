@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torch_ipfs import codec
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, linked_at_hand
 from torch_ipfs.blockstore.pins import links
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
 from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, shard_of
@@ -102,7 +102,7 @@ class Walk:
                         raise ManifestError(
                             f"blocks link to each other over more than {MAX_DEPTH} links", cid=found.cid
                         )
-                    self._have_at_hand(found.cid)
+                    linked_at_hand(self._store, found.cid)  # so that a cache finds what this links to
                     levels.append(self._level(map(_Wanted, below)))
         finally:
             for level in levels:
@@ -120,12 +120,6 @@ class Walk:
 
         return _Level(asked, self._store.get_many(ask(), return_exceptions=True))
 
-    def _have_at_hand(self, node: CID) -> None:
-        """Have the store's cache find what a node links to, where it keeps that together."""
-        at_hand = getattr(self._store, "linked_at_hand", None)
-        if at_hand is not None:
-            at_hand(node)
-
     def _of_dataset(self) -> Iterator[_Wanted]:
         """The blocks of the manifest, and those of the shards and samples that it names."""
         yield _Wanted(self._manifest.root, of_manifest=True)
@@ -134,7 +128,7 @@ class Walk:
 
     def _below(self, node: Node) -> Iterator[_Wanted]:
         if node.leaf is not None:
-            self._have_at_hand(node.leaf.cid)
+            linked_at_hand(self._store, node.leaf.cid)  # as for every node
             yield from map(_Wanted, self._named_by(node.leaf))
         for i in range(len(node.counts)):
             if not node.inner[i]:

@@ -11,9 +11,8 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import closing
-from typing import Protocol
 
-from torch_ipfs.blockstore.base import Block, LinkedBlockstore
+from torch_ipfs.blockstore.base import AtHand, Block, LinkedBlockstore, linked_at_hand
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.manifest.tree import Leaf
 
@@ -76,14 +75,6 @@ class Streaming:
         log.log(level, "samples that %s links to are asked for one by one, their stream failed: %s", node, error)
 
 
-class AtHand(Protocol):
-    """Verified blocks by multihash; of one that has gone bad ``get`` gives ``None``."""
-
-    def __contains__(self, multihash: bytes, /) -> bool: ...
-
-    def get(self, multihash: bytes, /) -> Block | None: ...
-
-
 class LinkedNode:
     """A node of samples whose blocks are wanted.
 
@@ -133,8 +124,7 @@ class Streams:
 
     def at_hand(self, node: CID) -> AtHand | None:
         """The blocks that a node links to, where a cache has them together."""
-        at_hand = getattr(self._store, "linked_at_hand", None)
-        return None if at_hand is None else at_hand(node)
+        return linked_at_hand(self._store, node)
 
     def begin(self, node: LinkedNode, links: list[CID], *, into_cache: bool) -> None:
         """Have the blocks ``links`` come in a stream of ``node``, where there is room for them.
