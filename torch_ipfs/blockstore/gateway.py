@@ -6,15 +6,15 @@ to the CID that was asked for.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, NoReturn, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.car_stream import DagScope, linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import gateway_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
+from torch_ipfs.blockstore.remote import RemoteBlockstore
 from torch_ipfs.blockstore.transport import Refusal, Request, Transport, later_or_broken
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec.cid import CID
@@ -28,7 +28,7 @@ _CAR = {"Accept": "application/vnd.ipld.car; version=1; order=dfs; dups=n"}
 _ONLY_IF_CACHED = {**_RAW, "Cache-Control": "only-if-cached"}
 
 
-class GatewayBlockstore:
+class GatewayBlockstore(RemoteBlockstore):
     """A store that reads from one trustless gateway, and trusts it with nothing.
 
     :param url: the gateway's http or https URL. User information in it is basic authorization; a query in it is sent with
@@ -39,9 +39,6 @@ class GatewayBlockstore:
     :param options: as :class:`~torch_ipfs.blockstore.fetch_options.FetchOptions` tells.
     :raises OptionError: an argument cannot work.
     """
-
-    is_remote = True
-    """Datasets put the node's cache before it."""
 
     def __init__(
         self,
@@ -54,26 +51,10 @@ class GatewayBlockstore:
     ) -> None:
         endpoint = gateway_endpoint(url, bearer=bearer, headers=headers)
         ca_path = None if ca_file is None else os.fspath(ca_file)
-        self._transport = Transport(endpoint, FetchOptions(**options), _judge, ca_file=ca_path)
+        super().__init__(Transport(endpoint, FetchOptions(**options), _judge, ca_file=ca_path))
 
     def __repr__(self) -> str:
         return f"GatewayBlockstore({self.source!r})"
-
-    @property
-    def source(self) -> str:
-        """The gateway's URL without what is secret in it."""
-        return self._transport.endpoint.source
-
-    @property
-    def options(self) -> FetchOptions:
-        """The options in force."""
-        return self._transport.options
-
-    def with_options(self, **options: Unpack[FetchOptionsDict]) -> Self:
-        """Another store of the same blocks, with these options in place of its own."""
-        other = copy.copy(self)
-        other._transport = self._transport.with_options(**options)  # noqa: SLF001 - of this class
-        return other
 
     def get(self, cid: CID) -> Block:
         """The verified bytes of ``cid``.
@@ -125,13 +106,6 @@ class GatewayBlockstore:
     def cids(self) -> Iterator[CID]:
         """:raises TransportError: always: a gateway does not tell."""
         self._refuse("does not list what it holds", None)
-
-    def stats(self) -> dict[str, int]:
-        """What this process has counted; see :meth:`torch_ipfs.blockstore.transport.Transport.stats`."""
-        return self._transport.stats()
-
-    def close(self) -> None:
-        self._transport.close()
 
     async def _fetch(self, session: aiohttp.ClientSession, cid: CID) -> Block:
         request = Request("GET", f"/ipfs/{cid}", "format=raw", _RAW, cid)

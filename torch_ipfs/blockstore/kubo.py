@@ -6,7 +6,6 @@ Not a byte of a block is believed. Of its pins a node is believed: they are its 
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import logging
@@ -14,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.body_file import BodyFile
@@ -23,6 +22,7 @@ from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.kubo_answer import judge, told
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
+from torch_ipfs.blockstore.remote import RemoteBlockstore
 from torch_ipfs.blockstore.transport import Request, Transport
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec import car
@@ -40,7 +40,7 @@ _PATIENCE_S = 5.0
 """A node is told when to give up a search, and has this much longer to say so."""
 
 
-class KuboBlockstore:
+class KuboBlockstore(RemoteBlockstore):
     """The blocks that an IPFS node holds, or gets from its peers.
 
     :param address: ``kubo://host:port``, a multiaddr such as ``/ip4/127.0.0.1/tcp/5001``, or the RPC's http or https URL. User
@@ -53,9 +53,6 @@ class KuboBlockstore:
     :raises OptionError: an argument cannot work.
     """
 
-    is_remote = True
-    """Datasets put the node's cache before it."""
-
     def __init__(
         self,
         address: str,
@@ -66,31 +63,15 @@ class KuboBlockstore:
     ) -> None:
         endpoint = rpc_endpoint(address, bearer=bearer, basic=basic)
         options.setdefault("timeout_s", TIMEOUT_S)
-        self._transport = Transport(endpoint, FetchOptions(**options), judge, patience_s=_PATIENCE_S)
+        super().__init__(Transport(endpoint, FetchOptions(**options), judge, patience_s=_PATIENCE_S))
 
     def __repr__(self) -> str:
         return f"KuboBlockstore({self.source!r})"
 
     @property
-    def source(self) -> str:
-        """The node's address without what is secret in it."""
-        return self._transport.endpoint.source
-
-    @property
     def endpoint(self) -> Endpoint:
         """Where the node's RPC is, for what else it can do."""
         return self._transport.endpoint
-
-    @property
-    def options(self) -> FetchOptions:
-        """The options in force."""
-        return self._transport.options
-
-    def with_options(self, **options: Unpack[FetchOptionsDict]) -> Self:
-        """Another store of the same blocks, with these options in place of its own."""
-        other = copy.copy(self)
-        other._transport = self._transport.with_options(**options)  # noqa: SLF001 - of this class
-        return other
 
     def get(self, cid: CID) -> Block:
         """The verified bytes of ``cid``, which the node may have to get from its peers first.
@@ -219,13 +200,6 @@ class KuboBlockstore:
     def version(self) -> str:
         """Kubo's version, as ``0.43.0``."""
         return self._ask(None, lambda node: str(node.version()["Version"]))
-
-    def stats(self) -> dict[str, int]:
-        """What this process has counted; see :meth:`torch_ipfs.blockstore.transport.Transport.stats`."""
-        return self._transport.stats()
-
-    def close(self) -> None:
-        self._transport.close()
 
     async def _fetch(self, session: aiohttp.ClientSession, cid: CID) -> Block:
         return await self._transport.block(session, self._command("block/get", cid), cid)

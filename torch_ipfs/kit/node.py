@@ -9,9 +9,9 @@ from torch_ipfs.blockstore import open_blockstore
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.endpoint import Endpoint
-from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.open import Source
+from torch_ipfs.blockstore.remote import RemoteBlockstore
 from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError
@@ -42,7 +42,7 @@ class Node:
         self.role = role
         store = open_blockstore(source)
         parts = list(_parts(store))
-        self.store = CachedBlockstore(store) if isinstance(store, KuboBlockstore | GatewayBlockstore) else store
+        self.store = CachedBlockstore(store) if isinstance(store, RemoteBlockstore) else store
         self.home: Blockstore = next((part for part in parts if isinstance(part, PinningBlockstore)), store)
         self.asked = self.store
         if not isinstance(source, Blockstore):
@@ -98,9 +98,9 @@ class Node:
 
 def _impatient(store: Blockstore) -> Blockstore:
     """The same blocks, without retries for half a minute."""
-    if isinstance(store, KuboBlockstore | GatewayBlockstore):
+    if isinstance(store, RemoteBlockstore):
         return store.with_options(retries=RETRIES)
-    if isinstance(store, CachedBlockstore) and isinstance(store.store, KuboBlockstore | GatewayBlockstore):
+    if isinstance(store, CachedBlockstore) and isinstance(store.store, RemoteBlockstore):
         return CachedBlockstore(_impatient(store.store), store.cache_dir)
     return store
 
