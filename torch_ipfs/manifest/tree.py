@@ -240,7 +240,11 @@ class Manifest:
 
     def _find(self, samples: Int64s) -> list[Leaf]:
         """The leaves that hold ``samples``, in their order."""
-        leaves, samples = [], np.sort(samples)
+        leaves = []
+        if (
+            samples[1:] < samples[:-1]
+        ).any():  # in order they come most often, and looking costs a fifteenth of sorting
+            samples = np.sort(samples)
         while len(samples):
             leaf = self._leaf_at(int(samples[0]))
             leaves.append(leaf)
