@@ -313,6 +313,49 @@ def test_shards_of_one_schema_are_read_as_different_ones() -> None:
         assert unpack(first, X, ["b"]).schema.names == ("b",)
 
 
+class TestShardsThatAreAlike:
+    """Shards of one layout follow each other: what is the same in all of them is looked at once."""
+
+    NUMBERS = Schema((("x", Field("float32", (3,))), ("n", Field("int64"))))
+
+    def shard(self, first: int, schema: Schema = NUMBERS) -> bytes:
+        return packed(schema, [{"x": [i, 2.5, -1], "n": i} for i in range(first, first + 7)])
+
+    @pytest.mark.parametrize("columns", [None, ("n",), ("n", "x")])
+    def test_each_has_its_own_rows(self, columns: tuple[str, ...] | None) -> None:
+        for first in (0, 100, 200):
+            data = self.shard(first)
+            shard = unpack(data, X, columns)
+            assert tuple(shard.columns) == shard.schema.names
+            column = shard.columns["n"]
+            assert isinstance(column, FixedColumn)
+            assert column.array.tolist() == list(range(first, first + 7))
+            assert not column.array.flags.writeable
+            assert np.shares_memory(column.array, np.frombuffer(data, np.uint8))
+
+    def test_what_follows_the_rows_is_looked_at_each_time(self) -> None:
+        good = self.shard(0)
+        assert unpack(good, X).num_rows == 7
+        refused(good[:-8] + b"somewhat", "there is more")
+        refused(good[:-4], "there is more")
+        refused(good[:-20], "goes over its end|is more")
+        assert unpack(good[:-8], X).num_rows == 7
+
+    def test_bools_are_looked_at_each_time(self) -> None:
+        schema = Schema((("on", Field("bool")),))
+        rows = b"\1\0\1\1\0\1\1\1"
+        good = packed(schema, [{"on": bool(on)} for on in rows])
+        assert unpack(good, X).num_rows == 8
+        refused(good.replace(rows, b"\2" + rows[1:]), "a bool that is 2")
+
+    def test_nulls_are_looked_at_each_time(self) -> None:
+        schema = schema_message(Schema((("n", Field("int64")),)))
+        batch = record_batch_message(3, int64s((3, 0)), int64s((0, 8), (8, 24)), 32)
+        rows = struct.pack("<qqq", 1, 2, 3)
+        assert unpack(shard_of(schema, batch, b"\x07" + bytes(7) + rows), X).num_rows == 3
+        refused(shard_of(schema, batch, b"\x05" + bytes(7) + rows), "nulls")
+
+
 def test_every_number_type_round_trips() -> None:
     schema, rows = numbers()
     shard = unpack(packed(schema, rows), X)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from torch_ipfs.blockstore.base import Block, one_by_one
 from torch_ipfs.codec.cid import CID
@@ -91,25 +93,48 @@ def read_ahead(
 
 
 class _Entry:
-    """A block of the window: there already, an error, or still to be had (by a thread, where ``future`` is set)."""
+    """A block of the window: there already, an error, or still to be had (by a thread, where ``pending`` is set).
 
-    __slots__ = ("cid", "future", "result", "size_bytes")
+    :ivar pending: held until ``result`` is set.
+    """
 
-    def __init__(self, cid: CID, result: Block | TorchIPFSError | None, size_bytes: int) -> None:
+    __slots__ = ("cid", "pending", "result", "size_bytes")
+
+    def __init__(self, cid: CID, result: Block | Exception | None, size_bytes: int) -> None:
         self.cid = cid
         self.result = result
         self.size_bytes = size_bytes
-        self.future: Future[Block] | None = None
+        self.pending: threading.Lock | None = None
+
+    def begin(self) -> None:
+        """Leave it to whoever calls :meth:`have`."""
+        self.pending = threading.Lock()
+        self.pending.acquire()
+
+    def have(self, get: Callable[[CID], Block]) -> None:
+        """Set ``result``, in any thread."""
+        assert self.pending is not None
+        try:
+            self.result = get(self.cid)
+        except Exception as error:  # noqa: BLE001 - raised in its place
+            self.result = error
+        finally:
+            self.pending.release()
 
 
 class _Window:
-    """Blocks asked for and not yet given out, in order."""
+    """Blocks asked for and not yet given out, in order.
+
+    Between threads pass a queue and a lock a block, and nothing else: with futures, what is written in Python would take as
+    long as blake3 does.
+    """
 
     def __init__(self, peek: Callable[[CID], Block | int], get: Callable[[CID], Block], threads: int) -> None:
         self._peek = peek
         self._get = get
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._most_threads = threads
+        self._threads: list[threading.Thread] = []
+        self._begun: SimpleQueue[_Entry | None] = SimpleQueue()
         self._process = os.getpid()
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
@@ -130,9 +155,14 @@ class _Window:
 
     def add(self, entry: _Entry) -> None:
         if entry.result is None and entry.size_bytes >= INLINE_BYTES and os.getpid() == self._process:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="torch_ipfs-hash")
-            entry.future = self._pool.submit(self._get, entry.cid)
+            entry.begin()
+            self._begun.put(entry)
+            if len(self._threads) < self._most_threads:
+                thread = threading.Thread(
+                    target=_hash, args=(self._begun, self._get), name="torch_ipfs-hash", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
         self._bytes += entry.size_bytes
         self._entries.append(entry)
 
@@ -143,33 +173,42 @@ class _Window:
             result = self._result(entry)
         except TorchIPFSError as error:
             result = error
-        if isinstance(result, TorchIPFSError) and not return_exceptions:
+        if isinstance(result, Exception) and not (return_exceptions and isinstance(result, TorchIPFSError)):
             raise result
         return result
 
-    def _result(self, entry: _Entry) -> Block | TorchIPFSError:
-        if entry.result is not None:
-            return entry.result
+    def _result(self, entry: _Entry) -> Block | Exception:
         # Threads do not come along in a fork: there the child does their work.
-        if entry.future is None or os.getpid() != self._process or entry.future.cancel():
-            return self._get(entry.cid)
-        while not entry.future.done() and self._help():
-            pass
-        return entry.future.result()
+        if entry.pending is not None and os.getpid() == self._process:
+            while entry.result is None and self._help():
+                pass
+            if entry.result is None:
+                entry.pending.acquire()
+        return self._get(entry.cid) if entry.result is None else entry.result
 
     def _help(self) -> bool:
         """Hash the next block that no thread has begun, while waiting for one that is; whether there was one."""
-        for entry in self._entries:
-            if entry.future is not None and entry.future.cancel():
-                entry.future = Future()
-                try:
-                    entry.future.set_result(self._get(entry.cid))
-                except Exception as error:  # noqa: BLE001 - raised in its place, as from a thread
-                    entry.future.set_exception(error)
-                return True
-        return False
+        try:
+            entry = self._begun.get_nowait()
+        except Empty:
+            return False
+        assert entry is not None
+        entry.have(self._get)
+        return True
 
     def close(self) -> None:
         self._entries.clear()
-        if self._pool is not None and os.getpid() == self._process:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        if os.getpid() != self._process or sys.is_finalizing():  # there are no threads then
+            return
+        with suppress(Empty):
+            while True:
+                self._begun.get_nowait()
+        for _ in self._threads:
+            self._begun.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def _hash(begun: SimpleQueue[_Entry | None], get: Callable[[CID], Block]) -> None:
+    while (entry := begun.get()) is not None:
+        entry.have(get)

@@ -66,6 +66,7 @@ class BatchStream:
         self._requests: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
         self._asked: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
         self._requested: set[int] = set()
+        self._arrived: list[tuple[int, Block | TorchIPFSError]] = []
         self._blocks: Iterator[Block | TorchIPFSError] | None = None
         self._passing: list[int] = []
         self._used: list[int] = []
@@ -88,6 +89,7 @@ class BatchStream:
         self._looked_rows -= len(planned.rows)
         while planned.awaited:
             self._receive()
+        self._accept()
         self._passing = planned.passing
         self._open_rest(planned)
         self._used = self._reader.table.use(planned.rows.slots)
@@ -101,6 +103,7 @@ class BatchStream:
             close()
         self._batches, self._located = iter(()), None
         self._looked.clear()
+        self._arrived.clear()
         self._let_go()
 
     def planned_slots(self) -> set[int]:
@@ -212,8 +215,14 @@ class BatchStream:
         if linked_by is not None:
             planned.values[key] = _value_or_error(cid, block, self._reader.store)
         else:
-            self._requested.discard(key)
-            self._reader.accept(key, block)
+            self._arrived.append((key, block))
+
+    def _accept(self) -> None:
+        """Open the shards that have come: one after the other, since code that is at hand takes a third of the time."""
+        arrived, self._arrived = self._arrived, []
+        for slot, block in arrived:
+            self._requested.discard(slot)
+            self._reader.accept(slot, block)
 
     def _open_rest(self, planned: _Planned) -> None:
         """Open what was asked for by another batch and let go of since, and what needs no block of its own."""
@@ -239,6 +248,7 @@ class BatchStream:
         if isinstance(leaf, Leaf):
             while slot in self._requested:
                 self._receive()
+                self._accept()
             if reader.is_missing(slot):
                 block = _one(reader.store, leaf.cid)
                 reader.counters[BLOCKS] += not isinstance(block, TorchIPFSError)
