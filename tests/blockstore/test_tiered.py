@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from tests.blockstore.staged_stores import DEADLINE_S, DictStore, StagedStore, blocks_of, down, got, wait_until
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES
 from torch_ipfs.blockstore.cached import CachedBlockstore
+from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.blockstore.source_health import SourceHealth
@@ -274,6 +276,22 @@ def test_a_source_that_never_answers_ends_in_an_error(many: bool) -> None:
     assert time.monotonic() - started < 10.0
     stuck.gate.set()
     store.close()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_a_source_where_nobody_listens_is_not_waited_for(many: bool, two: tuple[StagedStore, StagedStore]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    nobody = GatewayBlockstore(url)
+    below = CachedBlockstore(TieredBlockstore([nobody]), cache_bytes=0)
+    for first in (nobody, below):
+        # It tries for half a minute, and would be waited for as long.
+        store = TieredBlockstore([first, two[1]], slow_s=10 * DEADLINE_S)
+        begun_s = time.monotonic()
+        assert (list(store.get_many(CIDS)) if many else [store.get(cid) for cid in CIDS]) == DATAS
+        assert time.monotonic() - begun_s < DEADLINE_S / 2
+        assert counted(store, "demoted") == [True, False]
+        store.close()
 
 
 def test_a_source_that_dies_half_way_costs_nothing(two: tuple[StagedStore, StagedStore]) -> None:

@@ -113,6 +113,10 @@ class LinkedBlockstore(Protocol):
         ...
 
 
+class StoreClosed(TransportError):
+    """The store was closed before the answer came, which says nothing of where that was to come from."""
+
+
 class AtHand(Protocol):
     """Verified blocks by multihash; of one that has gone bad ``get`` gives ``None``."""
 

@@ -101,6 +101,11 @@ class CachedBlockstore:
         return source_of(self._store)
 
     @property
+    def is_unreachable(self) -> bool:
+        """Whether the store below could not be reached when it was last tried."""
+        return bool(getattr(self._store, "is_unreachable", False))
+
+    @property
     def is_uncached(self) -> bool:
         """Whether what is read twice is fetched twice: the store below is one of the network, and there is no room here."""
         return bool(getattr(self._store, "is_remote", False)) and not self._here().disk.limit_bytes()

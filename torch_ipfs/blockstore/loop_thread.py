@@ -15,8 +15,8 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
+from torch_ipfs.blockstore.base import StoreClosed
 from torch_ipfs.blockstore.process_lock import ProcessLock
-from torch_ipfs.errors import TransportError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class LoopThread(Generic[S]):
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start ``coroutine`` in the loop.
 
-        :raises TransportError: the loop has been closed, or belongs to the process that this one was forked from.
+        :raises StoreClosed: the loop has been closed, or belongs to the process that this one was forked from.
         """
         if self._pid == os.getpid():  # the lock of another process may never be free here
             with self._lock:
@@ -73,7 +73,7 @@ class LoopThread(Generic[S]):
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` in the loop.
 
-        :raises TransportError: as for :meth:`submit`.
+        :raises StoreClosed: as for :meth:`submit`.
         """
         if self._pid == os.getpid():
             with self._lock:
@@ -146,6 +146,6 @@ def _close(threads: dict[int, LoopThread[Any]]) -> None:
         thread.close()
 
 
-def gone() -> TransportError:
+def gone() -> StoreClosed:
     """What a caller is told whose loop is no more."""
-    return TransportError("the store was closed, or the process forked, while its blocks were being read")
+    return StoreClosed("the store was closed, or the process forked, while its blocks were being read")

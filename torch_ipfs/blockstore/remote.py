@@ -27,6 +27,11 @@ class RemoteBlockstore:
         return self._transport.endpoint.source
 
     @property
+    def is_unreachable(self) -> bool:
+        """Whether this process could not even connect when it last tried."""
+        return self._transport.retry.is_unreachable
+
+    @property
     def options(self) -> FetchOptions:
         """The options in force."""
         return self._transport.options

@@ -23,11 +23,13 @@ class Later(Exception):
 
     :param message: what came instead of an answer.
     :param retry_after_s: how long the server wants to be left alone.
+    :param is_unreachable: whether no connection could be made.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, is_unreachable: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.is_unreachable = is_unreachable
 
 
 class Retry:
@@ -36,6 +38,7 @@ class Retry:
     :param timeout_s: the most that one call may take, its waits included.
     :param source: the host's name in the log, which tells of each attempt that failed: with INFO, but with WARNING of the first
         one at a host that has not answered yet, since its name may be wrong and the retries take half a minute.
+    :ivar is_unreachable: whether the last attempt could not even connect.
     """
 
     def __init__(self, options: FetchOptions, timeout_s: float, source: str) -> None:
@@ -44,6 +47,7 @@ class Retry:
         self._timeout_s = timeout_s
         self._hold_until = 0.0
         self._may_be_wrong = True
+        self.is_unreachable = False
         self.count = 0
 
     async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -70,7 +74,7 @@ class Retry:
         if self._hold_until > time.monotonic():
             raise Later("the host has asked to be left alone")
         try:
-            return await attempt()
+            return await self._attempted(attempt)
         except Later as failure:
             _log.info("%s: %s", self._source, failure)
             self._hold(failure.retry_after_s)
@@ -81,7 +85,7 @@ class Retry:
             if (wait_s := self._hold_until - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
             try:
-                return await attempt()
+                return await self._attempted(attempt)
             except Later as failure:
                 failures.append(failure)
                 level = logging.WARNING if self._may_be_wrong and self._options.retries else logging.INFO
@@ -98,6 +102,16 @@ class Retry:
             if not self._options.retries:
                 raise
         return await self._again(once, failures)
+
+    async def _attempted(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        is_unreachable = False
+        try:
+            return await attempt()
+        except Later as failure:
+            is_unreachable = failure.is_unreachable
+            raise
+        finally:
+            self.is_unreachable = is_unreachable
 
     async def _again(self, once: Callable[[], Awaitable[T]], failures: list[Later]) -> T:
         import tenacity

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StoreClosed
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.fetch_ahead import source_of
@@ -46,6 +46,11 @@ class TierSource:
     def is_up(self) -> bool:
         """Whether it is not demoted."""
         return self._health.is_up
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether nobody listens there, as far as its store knows: another attempt is for later."""
+        return bool(getattr(self.store, "is_unreachable", False))
 
     def admit(self) -> bool:
         """Whether it is to be asked in its turn."""
@@ -120,6 +125,8 @@ class TierSource:
         if isinstance(error, BlockNotFound):
             self._answered(asked_at, not_found=1)
             return False
+        if isinstance(error, StoreClosed):
+            return False
         if isinstance(error, BlockRefused):
             self._answered(asked_at, refused=1)
             return False
@@ -130,7 +137,8 @@ class TierSource:
 
     def dawdled(self, cid: CID, asked_at: float, waited_s: float) -> None:
         """It has not answered for too long, which demotes it."""
-        self._demote(asked_at, f"no answer for {waited_s:.1f} s to {cid}", slow=1)
+        why = "it cannot be reached" if self.is_unreachable else f"no answer for {waited_s:.1f} s to {cid}"
+        self._demote(asked_at, why, slow=1)
 
     def stats(self) -> dict[str, object]:
         """What it did, counted, and whether it is demoted now."""

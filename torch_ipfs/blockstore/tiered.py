@@ -42,7 +42,7 @@ class TieredBlockstore:
 
     :param stores: the sources, the one to be asked first first.
     :param slow_s: how long a reader waits for a source before the next one is asked too; ``math.inf`` for as long as it takes.
-    :param trial_s: the same for a source on trial, whose answer counts however late it is.
+    :param trial_s: the same for a source on trial, whose answer counts however late it is, and for one that cannot be reached.
     :param timeout_s: how long the last source is waited for, when all others have been asked; ``None`` for 30 times
         ``slow_s``. Network stores give up by themselves before that.
     :param demote_s: how long a first failure demotes a source; 0 for never.
@@ -93,6 +93,11 @@ class TieredBlockstore:
     def is_remote(self) -> bool:
         """Whether all its sources are of the network."""
         return all(getattr(store, "is_remote", False) for store in self._stores)
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether none of its sources could be reached when it was last tried."""
+        return all(getattr(store, "is_unreachable", False) for store in self._stores)
 
     @property
     def source(self) -> str:

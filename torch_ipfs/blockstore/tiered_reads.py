@@ -116,7 +116,8 @@ class TierRouter:
                 since = max(waits_since, request.asked_at[source.place])
                 left_s = since + self._patience_s(source, request) - time.monotonic()
                 if left_s > 0:
-                    self.ahead.changed.wait(min(left_s, _LONGEST_WAIT_S))
+                    # Not for longer than a trial: perhaps the source cannot be reached, which its store learns meanwhile.
+                    self.ahead.changed.wait(min(left_s, self._options.trial_s, _LONGEST_WAIT_S))
                 elif len(request.asked_at) < len(self._sources):
                     self._hurry(source, request, time.monotonic() - since)
                 else:
@@ -160,7 +161,7 @@ class TierRouter:
     def _patience_s(self, source: TierSource, request: TierRequest) -> float:
         if len(request.asked_at) == len(self._sources):
             return self._options.timeout_s
-        return self._options.slow_s if source.is_up else self._options.trial_s
+        return self._options.slow_s if source.is_up and not source.is_unreachable else self._options.trial_s
 
 
 class TierReads:

@@ -303,7 +303,10 @@ class Transport:
         text = self.describe(failure)
         never = (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientResponseError)
         unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
-        return self.broken(text, request) if unknown_name or isinstance(failure, never) else Later(text)
+        if unknown_name or isinstance(failure, never):
+            return self.broken(text, request)
+        unreachable = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+        return Later(text, is_unreachable=isinstance(failure, unreachable))
 
     def describe(self, failure: Exception) -> str:
         """A failure to be answered in words, without secrets."""
