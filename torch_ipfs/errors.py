@@ -91,6 +91,10 @@ class TransportError(TorchIPFSError):
     """A source could not be reached, or broke off. Another try, or another source, may do."""
 
 
+class StoreClosed(TransportError):
+    """The store was closed, or the process forked, before the answer came, which says nothing of the source."""
+
+
 class ManifestError(TorchIPFSError):
     """A dataset whose blocks are whole but which says what cannot be."""
 

@@ -91,6 +91,14 @@ def test_the_caller_helps_while_it_waits() -> None:
     assert list(read(get, threads=1)) == NAMES
 
 
+def test_blocks_come_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert list(read(name)) == NAMES
+
+
 def test_an_unexpected_error_is_raised_in_its_place() -> None:
     def get(cid: CID) -> bytes:
         if POSITION[cid] == 3:

@@ -294,6 +294,20 @@ def test_a_source_where_nobody_listens_is_not_waited_for(many: bool, two: tuple[
         store.close()
 
 
+def test_that_nobody_listened_before_says_nothing_of_now(two: tuple[StagedStore, StagedStore]) -> None:
+    first, _ = two
+    first.unreachable_at = time.monotonic()  # type: ignore[attr-defined]
+    first.gate.clear()
+    opening = threading.Timer(0.5, first.gate.set)
+    opening.start()
+    store = TieredBlockstore(two, slow_s=DEADLINE_S, trial_s=0.1)
+    assert store.get(CIDS[0]) == DATAS[0]
+    assert counted(store, "served") == [1, 0]
+    assert counted(store, "demoted") == [False, False]
+    opening.join()
+    store.close()
+
+
 def test_a_source_that_dies_half_way_costs_nothing(two: tuple[StagedStore, StagedStore]) -> None:
     first, _ = two
     store = TieredBlockstore(two, window_bytes=10_000)

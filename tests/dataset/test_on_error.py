@@ -225,6 +225,24 @@ def test_a_source_that_is_down_raises_in_any_case(written: Write, on_error: Any)
             list(IPFSIterableDataset(cid, store, on_error=on_error, batch_size=4))
 
 
+def test_a_source_that_is_down_is_not_waited_for_once_more_for_each_shard_of_the_batch(written: Write) -> None:
+    cid, path = written(n=200, layout="packed")
+    store, answered = Unreachable(), []
+
+    def get_many(cids: Any, *, return_exceptions: bool = False) -> Iterator[Any]:
+        for answer in Unreachable.get_many(store, cids, return_exceptions=return_exceptions):
+            answered.append(answer)
+            yield answer
+
+    store.root = cid
+    store.put(cid, bytes(CarBlockstore(path).get(cid)))
+    store.get_many = get_many  # type: ignore[method-assign]
+    dataset = IPFSIterableDataset(cid, store, batch_size=200)
+    with pytest.raises(TransportError, match="down"):
+        list(dataset)
+    assert len(answered) == 1
+
+
 def test_a_workers_error_arrives_as_ours(lossy: tuple[CID, MemoryBlockstore]) -> None:
     loader = DataLoader(IPFSIterableDataset(*lossy, batch_size=8), batch_size=None, num_workers=2)
     with pytest.raises(torch_ipfs.BlockNotFound) as caught:

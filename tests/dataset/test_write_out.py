@@ -160,7 +160,6 @@ CHILD = """
 import sys
 import numpy as np
 from torch_ipfs.dataset.write import write_dataset
-from torch_ipfs.dataset.write_out import _InPieces
 
 def samples():
     for i in range(10**9):

@@ -113,10 +113,6 @@ class LinkedBlockstore(Protocol):
         ...
 
 
-class StoreClosed(TransportError):
-    """The store was closed before the answer came, which says nothing of where that was to come from."""
-
-
 class AtHand(Protocol):
     """Verified blocks by multihash; of one that has gone bad ``get`` gives ``None``."""
 
@@ -130,6 +126,12 @@ def linked_at_hand(store: Blockstore | LinkedBlockstore, node: CID) -> AtHand | 
     at_hand = getattr(store, "linked_at_hand", None)
     found: AtHand | None = None if at_hand is None else at_hand(node)
     return found
+
+
+def unreachable_at(store: Blockstore) -> float | None:
+    """When ``store`` found nobody listening where it has its blocks from, if it tells, and has not been answered since."""
+    found = getattr(store, "unreachable_at", None)
+    return found if isinstance(found, float) else None
 
 
 def verify(cid: CID, data: Block, source: str | None, *, max_block_bytes: int = MAX_BLOCK_BYTES) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block, unreachable_at
 from torch_ipfs.blockstore.cached_reads import CachedReads
 from torch_ipfs.blockstore.directories import cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
@@ -101,9 +101,9 @@ class CachedBlockstore:
         return source_of(self._store)
 
     @property
-    def is_unreachable(self) -> bool:
-        """Whether the store below could not be reached when it was last tried."""
-        return bool(getattr(self._store, "is_unreachable", False))
+    def unreachable_at(self) -> float | None:
+        """When the store below could not be reached, if it could not since."""
+        return unreachable_at(self._store)
 
     @property
     def is_uncached(self) -> bool:

@@ -95,7 +95,7 @@ def read_ahead(
 class _Entry:
     """A block of the window: there already, an error, or still to be had (by a thread, where ``pending`` is set).
 
-    :ivar pending: held until ``result`` is set.
+    :ivar pending: held while ``result`` is somebody's to set.
     """
 
     __slots__ = ("cid", "pending", "result", "size_bytes")
@@ -106,13 +106,13 @@ class _Entry:
         self.size_bytes = size_bytes
         self.pending: threading.Lock | None = None
 
-    def begin(self) -> None:
-        """Leave it to whoever calls :meth:`have`."""
+    def leave(self) -> None:
+        """Leave it to whoever calls :meth:`hash`."""
         self.pending = threading.Lock()
         self.pending.acquire()
 
-    def have(self, get: Callable[[CID], Block]) -> None:
-        """Set ``result``, in any thread."""
+    def hash(self, get: Callable[[CID], Block]) -> None:
+        """Set ``result``, in any thread, and once."""
         assert self.pending is not None
         try:
             self.result = get(self.cid)
@@ -134,7 +134,7 @@ class _Window:
         self._get = get
         self._most_threads = threads
         self._threads: list[threading.Thread] = []
-        self._begun: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._to_hash: SimpleQueue[_Entry | None] = SimpleQueue()
         self._process = os.getpid()
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
@@ -155,16 +155,21 @@ class _Window:
 
     def add(self, entry: _Entry) -> None:
         if entry.result is None and entry.size_bytes >= INLINE_BYTES and os.getpid() == self._process:
-            entry.begin()
-            self._begun.put(entry)
+            entry.leave()
+            self._to_hash.put(entry)
             if len(self._threads) < self._most_threads:
-                thread = threading.Thread(
-                    target=_hash, args=(self._begun, self._get), name="torch_ipfs-hash", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+                self._start_thread()
         self._bytes += entry.size_bytes
         self._entries.append(entry)
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=_hash, args=(self._to_hash, self._get), name="torch_ipfs-hash", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more: the reader hashes what no thread does
+            self._most_threads = len(self._threads)
+        else:
+            self._threads.append(thread)
 
     def take(self, *, return_exceptions: bool) -> Block | TorchIPFSError:
         entry = self._entries.popleft()
@@ -189,26 +194,28 @@ class _Window:
     def _help(self) -> bool:
         """Hash the next block that no thread has begun, while waiting for one that is; whether there was one."""
         try:
-            entry = self._begun.get_nowait()
+            entry = self._to_hash.get_nowait()
         except Empty:
             return False
         assert entry is not None
-        entry.have(self._get)
+        entry.hash(self._get)
         return True
 
     def close(self) -> None:
         self._entries.clear()
-        if os.getpid() != self._process or sys.is_finalizing():  # there are no threads then
+        if os.getpid() != self._process or sys.is_finalizing():  # threads are gone, or never get to run again
             return
         with suppress(Empty):
             while True:
-                self._begun.get_nowait()
+                self._to_hash.get_nowait()
         for _ in self._threads:
-            self._begun.put(None)
+            self._to_hash.put(None)
         for thread in self._threads:
-            thread.join()
+            if thread is not threading.current_thread():  # which has collected us as garbage
+                thread.join()
 
 
-def _hash(begun: SimpleQueue[_Entry | None], get: Callable[[CID], Block]) -> None:
-    while (entry := begun.get()) is not None:
-        entry.have(get)
+def _hash(to_hash: SimpleQueue[_Entry | None], get: Callable[[CID], Block]) -> None:
+    while (entry := to_hash.get()) is not None:
+        entry.hash(get)
+        del entry  # its block is not to be held until the next one comes

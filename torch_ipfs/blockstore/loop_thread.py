@@ -15,8 +15,8 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
-from torch_ipfs.blockstore.base import StoreClosed
 from torch_ipfs.blockstore.process_lock import ProcessLock
+from torch_ipfs.errors import StoreClosed
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -27,9 +27,9 @@ class RemoteBlockstore:
         return self._transport.endpoint.source
 
     @property
-    def is_unreachable(self) -> bool:
-        """Whether this process could not even connect when it last tried."""
-        return self._transport.retry.is_unreachable
+    def unreachable_at(self) -> float | None:
+        """When this process could not even connect, if it could not since; of ``time.monotonic``, as all of that name."""
+        return self._transport.retry.unreachable_at
 
     @property
     def options(self) -> FetchOptions:

@@ -38,7 +38,7 @@ class Retry:
     :param timeout_s: the most that one call may take, its waits included.
     :param source: the host's name in the log, which tells of each attempt that failed: with INFO, but with WARNING of the first
         one at a host that has not answered yet, since its name may be wrong and the retries take half a minute.
-    :ivar is_unreachable: whether the last attempt could not even connect.
+    :ivar unreachable_at: when an attempt could not even connect, if none has since (``time.monotonic``).
     """
 
     def __init__(self, options: FetchOptions, timeout_s: float, source: str) -> None:
@@ -47,7 +47,7 @@ class Retry:
         self._timeout_s = timeout_s
         self._hold_until = 0.0
         self._may_be_wrong = True
-        self.is_unreachable = False
+        self.unreachable_at: float | None = None
         self.count = 0
 
     async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -104,14 +104,13 @@ class Retry:
         return await self._again(once, failures)
 
     async def _attempted(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        is_unreachable = False
         try:
-            return await attempt()
+            result = await attempt()
         except Later as failure:
-            is_unreachable = failure.is_unreachable
+            self.unreachable_at = time.monotonic() if failure.is_unreachable else None
             raise
-        finally:
-            self.is_unreachable = is_unreachable
+        self.unreachable_at = None
+        return result
 
     async def _again(self, once: Callable[[], Awaitable[T]], failures: list[Later]) -> T:
         import tenacity

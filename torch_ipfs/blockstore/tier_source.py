@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StoreClosed
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, unreachable_at
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.fetch_ahead import source_of
@@ -17,7 +17,15 @@ from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.blockstore.source_health import SourceHealth
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockNotFound, BlockRefused, BlockTooLarge, HashMismatch, TorchIPFSError, TransportError
+from torch_ipfs.errors import (
+    BlockNotFound,
+    BlockRefused,
+    BlockTooLarge,
+    HashMismatch,
+    StoreClosed,
+    TorchIPFSError,
+    TransportError,
+)
 
 logger = logging.getLogger("torch_ipfs.blockstore.tiered")
 
@@ -47,10 +55,10 @@ class TierSource:
         """Whether it is not demoted."""
         return self._health.is_up
 
-    @property
-    def is_unreachable(self) -> bool:
-        """Whether nobody listens there, as far as its store knows: another attempt is for later."""
-        return bool(getattr(self.store, "is_unreachable", False))
+    def is_unreachable(self, since: float) -> bool:
+        """Whether its store has found nobody listening there since that moment: another attempt is for later."""
+        found_at = unreachable_at(self.store)
+        return found_at is not None and found_at > since
 
     def admit(self) -> bool:
         """Whether it is to be asked in its turn."""
@@ -137,8 +145,10 @@ class TierSource:
 
     def dawdled(self, cid: CID, asked_at: float, waited_s: float) -> None:
         """It has not answered for too long, which demotes it."""
-        why = "it cannot be reached" if self.is_unreachable else f"no answer for {waited_s:.1f} s to {cid}"
-        self._demote(asked_at, why, slow=1)
+        if self.is_unreachable(asked_at):
+            self._demote(asked_at, "it cannot be reached", failed=1)
+        else:
+            self._demote(asked_at, f"no answer for {waited_s:.1f} s to {cid}", slow=1)
 
     def stats(self) -> dict[str, object]:
         """What it did, counted, and whether it is demoted now."""

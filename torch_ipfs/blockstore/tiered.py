@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from torch_ipfs.blockstore.base import AtHand, Block, Blockstore, identity_block, linked_at_hand
+from torch_ipfs.blockstore.base import AtHand, Block, Blockstore, identity_block, linked_at_hand, unreachable_at
 from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.source_health import SourceHealth
 from torch_ipfs.blockstore.tier_source import TierSource, reason
@@ -28,8 +28,9 @@ class TieredBlockstore:
     - A source that cannot be reached, or gives bad bytes, is passed over and demoted: asked last for ``demote_s``. Then a
       single request is its trial: an answer puts it back in its place, anything else demotes it for twice as long, up to
       ``demote_max_s``.
-    - A source that keeps a reader waiting for ``slow_s`` is demoted too, and the next one is asked as well. The first good
-      answer is taken, so that nothing is lost where the slow one is the only one that has the block.
+    - A source that keeps a reader waiting for ``slow_s``, or for ``trial_s`` where nobody listens, is demoted too, and the next
+      one is asked as well. The first good answer is taken, so that nothing is lost where the slow one is the only one that has
+      the block.
     - Where no source gives a block, the error tells what each of them said. It is TransportError if any could not be reached
       (which may have the block), else HashMismatch or BlockTooLarge if any gave bad bytes, else BlockRefused if any refused
       it, else BlockNotFound.
@@ -95,9 +96,10 @@ class TieredBlockstore:
         return all(getattr(store, "is_remote", False) for store in self._stores)
 
     @property
-    def is_unreachable(self) -> bool:
-        """Whether none of its sources could be reached when it was last tried."""
-        return all(getattr(store, "is_unreachable", False) for store in self._stores)
+    def unreachable_at(self) -> float | None:
+        """Since when none of its sources could be reached."""
+        moments = [unreachable_at(store) for store in self._stores]
+        return None if None in moments else min(moment for moment in moments if moment is not None)
 
     @property
     def source(self) -> str:

@@ -47,6 +47,7 @@ class TierRequest(Request):
         self.errors: dict[int, TorchIPFSError] = {}
 
 
+_SHORTEST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 3600.0
 """A lock takes no infinite time-out."""
 
@@ -116,8 +117,7 @@ class TierRouter:
                 since = max(waits_since, request.asked_at[source.place])
                 left_s = since + self._patience_s(source, request) - time.monotonic()
                 if left_s > 0:
-                    # Not for longer than a trial: perhaps the source cannot be reached, which its store learns meanwhile.
-                    self.ahead.changed.wait(min(left_s, self._options.trial_s, _LONGEST_WAIT_S))
+                    self.ahead.changed.wait(min(left_s, self._look_again_s(source, request)))
                 elif len(request.asked_at) < len(self._sources):
                     self._hurry(source, request, time.monotonic() - since)
                 else:
@@ -161,7 +161,14 @@ class TierRouter:
     def _patience_s(self, source: TierSource, request: TierRequest) -> float:
         if len(request.asked_at) == len(self._sources):
             return self._options.timeout_s
-        return self._options.slow_s if source.is_up and not source.is_unreachable else self._options.trial_s
+        is_hopeful = source.is_up and not source.is_unreachable(request.asked_at[source.place])
+        return self._options.slow_s if is_hopeful else self._options.trial_s
+
+    def _look_again_s(self, source: TierSource, request: TierRequest) -> float:
+        """When to look again at how long to wait: that a source cannot be reached, only its store learns."""
+        if source.is_up and not source.is_local and len(request.asked_at) < len(self._sources):
+            return min(max(self._options.trial_s, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+        return _LONGEST_WAIT_S
 
 
 class TierReads:

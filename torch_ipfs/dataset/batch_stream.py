@@ -66,7 +66,7 @@ class BatchStream:
         self._requests: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
         self._asked: deque[tuple[_Planned, int, CID, Leaf | None]] = deque()
         self._requested: set[int] = set()
-        self._arrived: list[tuple[int, Block | TorchIPFSError]] = []
+        self._arrived: deque[tuple[int, Block]] = deque()
         self._blocks: Iterator[Block | TorchIPFSError] | None = None
         self._passing: list[int] = []
         self._used: list[int] = []
@@ -215,12 +215,16 @@ class BatchStream:
         if linked_by is not None:
             planned.values[key] = _value_or_error(cid, block, self._reader.store)
         else:
-            self._arrived.append((key, block))
+            if not isinstance(block, TorchIPFSError):
+                self._arrived.append((key, block))
+                return
+            self._requested.discard(key)
+            self._reader.accept(key, block)
 
     def _accept(self) -> None:
         """Open the shards that have come: one after the other, since code that is at hand takes a third of the time."""
-        arrived, self._arrived = self._arrived, []
-        for slot, block in arrived:
+        while self._arrived:
+            slot, block = self._arrived.popleft()
             self._requested.discard(slot)
             self._reader.accept(slot, block)
 
@@ -246,6 +250,7 @@ class BatchStream:
             reader.open_embedded(slot)
             leaf = reader.leaf(slot)
         if isinstance(leaf, Leaf):
+            self._accept()
             while slot in self._requested:
                 self._receive()
                 self._accept()

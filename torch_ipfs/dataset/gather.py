@@ -28,6 +28,7 @@ _MAX_ADDRESSED_ROW_BYTES = 2**15 - 1
 """Above this numpy would hold the view for too big; a line of Python for each run of rows costs little then."""
 _NULL_PAGE_BYTES = 4096
 _LARGE_RUN_BYTES = 2**18
+"""Runs that are as long on average are copied by numpy, which lets others have the GIL meanwhile."""
 _ROWS_WORTH_A_SLICE = 16
 """Rows that lie one after the other are copied as one: worth a line of Python for so many of them."""
 
@@ -180,7 +181,7 @@ class Gather:
         num_rows, row_bytes, at = sum([end - row for _, row, end in runs]), self._row_bytes, 0
         out = np.empty((num_rows, *self._shape), self._dtype)
         if num_rows * row_bytes >= _LARGE_RUN_BYTES * len(runs):
-            # numpy lets go of the GIL while it copies, and threads that hash wait for it after each block.
+            # Threads that hash wait for the GIL after each block.
             for slot, row, end in runs:
                 np.copyto(out[at : (at := at + end - row)], self._arrays[slot][row:end])
             return out

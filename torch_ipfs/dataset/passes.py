@@ -96,7 +96,7 @@ class Pass:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """Of an epoch that is left, what is in flight is broken off now, and not when the garbage collector comes by. When the
-        interpreter ends, threads have been joined already, and modules are no longer whole.
+        interpreter ends, no thread gets to run any more, and modules are no longer whole.
         """
         share = getattr(self, "_share", None)
         if share is not None and not is_finalizing():

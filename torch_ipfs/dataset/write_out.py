@@ -30,7 +30,7 @@ Out = str | os.PathLike[str] | Blockstore
 _BATCH_BYTES = 16 * 2**20
 _BATCH_BLOCKS = 1024
 _PIECE_BYTES = 2**22
-"""The kernel keeps what is written at once in pages as large, where those may begin: a map of it then costs few page faults."""
+"""What is written at once, from a multiple of its length on, the kernel keeps in large pages: a map then costs few faults."""
 
 
 class Sink(Protocol):
@@ -82,8 +82,8 @@ def open_sink(out: Out) -> Sink:
 
 
 class _InPieces(io.BufferedWriter):
-    """A file whose pieces are each written at once. As a buffer fills they would begin anywhere, and half of the file's pages
-    would be small ones.
+    """A file to append to, whose pieces are each written at once. As a buffer fills they would begin anywhere, and half of the
+    kernel's pages of the file would be small ones.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:

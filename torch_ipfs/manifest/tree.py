@@ -241,9 +241,8 @@ class Manifest:
     def _find(self, samples: Int64s) -> list[Leaf]:
         """The leaves that hold ``samples``, in their order."""
         leaves = []
-        if (
-            samples[1:] < samples[:-1]
-        ).any():  # in order they come most often, and looking costs a fifteenth of sorting
+        # In order they come most often, and to look costs a fifteenth of sorting.
+        if (samples[1:] < samples[:-1]).any():
             samples = np.sort(samples)
         while len(samples):
             leaf = self._leaf_at(int(samples[0]))

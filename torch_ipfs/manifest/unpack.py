@@ -95,6 +95,7 @@ class _Alike:
 
 _alike: dict[tuple[bytes, bytes, tuple[str, ...] | None, int], _Alike] = {}
 _MAX_ALIKE = 64
+"""Then all are forgotten: of as many layouts few come twice."""
 
 
 def _remember(key: tuple[bytes, bytes, tuple[str, ...] | None, int], shard: Shard, view: memoryview, end: int) -> None:
