@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import resource
 import signal
@@ -21,7 +20,6 @@ from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.dataset.write import write_dataset
-from torch_ipfs.dataset.write_out import _InPieces
 from torch_ipfs.errors import OptionError, SampleError, TransportError
 
 SAMPLES = {"x": np.arange(5000)}
@@ -44,29 +42,6 @@ def test_a_car_has_the_root_and_all_blocks(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.car"]  # noqa: PTH208 - names
     assert write_dataset(SAMPLES, tmp_path / "y.car", shard_bytes=4096) == root
     assert (tmp_path / "y.car").read_bytes() == path.read_bytes()
-
-
-def test_a_car_is_written_in_pieces_that_begin_at_multiples_of_their_size() -> None:
-    """Else half of the kernel's pages of it are small ones, and a map of it costs as many page faults."""
-
-    class Raw(io.RawIOBase):
-        def __init__(self) -> None:
-            self.written: list[bytes] = []
-
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: Any) -> int:
-            self.written.append(bytes(data))
-            return len(self.written[-1])
-
-    raw, rng = Raw(), np.random.default_rng(0)
-    writes = [rng.bytes(size) for size in (59, 2**20, 3 * 2**20, 1, 2**22, 11 * 2**20 + 5, 0, 2**22 - 65, 700)]
-    with _InPieces(raw) as file:
-        for write in writes:
-            assert file.write(memoryview(write)) == len(write)
-    assert b"".join(raw.written) == b"".join(writes)
-    assert {len(piece) for piece in raw.written[:-1]} == {2**22}
 
 
 def test_a_car_has_the_mode_that_a_new_file_has(tmp_path: Path) -> None:

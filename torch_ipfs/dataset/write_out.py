@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
@@ -22,15 +21,12 @@ from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TransportError
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
 Out = str | os.PathLike[str] | Blockstore
 
 _BATCH_BYTES = 16 * 2**20
 _BATCH_BLOCKS = 1024
-_PIECE_BYTES = 2**22
-"""What is written at once, from a multiple of its length on, the kernel keeps in large pages: a map then costs few faults."""
+_WRITTEN_AT_ONCE_BYTES = 2**22
+"""The kernel keeps what is written at once in pages as large: a map of the file then costs half the page faults of 1 MiB."""
 
 
 class Sink(Protocol):
@@ -81,26 +77,6 @@ def open_sink(out: Out) -> Sink:
     raise OptionError(f"out is a path or a Blockstore, not a {type(out).__name__}")
 
 
-class _InPieces(io.BufferedWriter):
-    """A file to append to, whose pieces are each written at once. As a buffer fills they would begin anywhere, and half of the
-    kernel's pages of the file would be small ones.
-    """
-
-    def __init__(self, raw: io.RawIOBase) -> None:
-        super().__init__(raw, _PIECE_BYTES)
-        self._room_bytes = _PIECE_BYTES
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        rest = memoryview(data).cast("B")
-        size_bytes = len(rest)
-        while len(rest) >= self._room_bytes:
-            super().write(rest[: self._room_bytes])
-            self.flush()
-            rest, self._room_bytes = rest[self._room_bytes :], _PIECE_BYTES
-        self._room_bytes -= super().write(rest)
-        return size_bytes
-
-
 class _CarSink:
     """A CARv1, written beside its place as ``name.car.*.tmp`` and renamed when it is whole and on disk."""
 
@@ -113,7 +89,7 @@ class _CarSink:
         with self._refusals():
             number, name = tempfile.mkstemp(prefix=f"{self._path.name}.", suffix=".tmp", dir=self._path.parent)
             self._temporary = Path(name)
-            self._file = _InPieces(io.FileIO(number, "wb"))
+            self._file = os.fdopen(number, "wb", buffering=_WRITTEN_AT_ONCE_BYTES)
         self._car = car.CarWriter(self._file)
         return self
 
