@@ -15,26 +15,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, identity_block
 from torch_ipfs.blockstore.disk_cache import Unchecked
 from torch_ipfs.blockstore.fetch_ahead import Ahead, Answer, FetchThread, Request
 from torch_ipfs.blockstore.fetch_once import FetchOnce
-from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES, spare_threads
+from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES, HashThreads, spare_threads
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError
 
 
 class _CachedRequest(Request):
-    """:ivar hashing: what takes its hash, where that was left to a thread."""
-
-    __slots__ = ("hashing", "multihash")
+    __slots__ = ("multihash",)
 
     def __init__(self, cid: CID) -> None:
         super().__init__(cid)
         self.multihash = cid.multihash
-        self.hashing: Future[None] | None = None
 
 
 class CachedReads:
@@ -47,9 +44,9 @@ class CachedReads:
         self._fetcher = FetchThread(
             blocks.store, self._fetched, self._admit, lambda request: self._release(request.multihash)
         )
-        self._hash_threads = spare_threads()
-        self._most_inline_bytes = INLINE_BYTES if self._hash_threads else MAX_BLOCK_BYTES
-        self._hashing: ThreadPoolExecutor | None = None
+        hash_threads = spare_threads()
+        self._most_inline_bytes = INLINE_BYTES if hash_threads else MAX_BLOCK_BYTES
+        self._hash_threads = HashThreads(hash_threads)
         self._claimed: set[bytes] = set()
         self._mutex = threading.Lock()
 
@@ -71,7 +68,7 @@ class CachedReads:
             self._ask_below(request)
         elif isinstance(block, Unchecked):
             self._ahead.hold(request, block.size_bytes)
-            self._hash_ahead(request)
+            self._hash_threads.submit(partial(self._hash, request))
         else:
             self._blocks.count_hit(len(block))
             request.answer_now(block)
@@ -85,7 +82,7 @@ class CachedReads:
             request.answer_now(identity)
 
     def _finish(self, request: _CachedRequest) -> Answer:
-        while not request.settled and self._help(request):
+        while not request.settled and self._hash_threads.help():
             pass
         with self._ahead.changed:
             while not request.settled:
@@ -96,22 +93,6 @@ class CachedReads:
             return self._blocks.get(request.cid)
         except TorchIPFSError as error:
             return error
-
-    def _hash_ahead(self, request: _CachedRequest) -> None:
-        if self._hashing is None:
-            self._hashing = ThreadPoolExecutor(self._hash_threads, thread_name_prefix="torch_ipfs-hash")
-        request.hashing = self._hashing.submit(self._hash, request)
-
-    def _help(self, awaited: _CachedRequest) -> bool:
-        """Hash the next block that no thread has begun, while waiting for one that is; whether there was one."""
-        if self._hashing is None:
-            return False
-        for request in (awaited, *self._ahead.pending):
-            hashing, request.hashing = request.hashing, None
-            if hashing is not None and hashing.cancel():
-                self._hash(request)
-                return True
-        return False
 
     def _hash(self, request: _CachedRequest) -> None:
         try:
@@ -182,5 +163,4 @@ class CachedReads:
         self._fetcher.close()
         self._release_all()
         self._disk.give_back()
-        if self._hashing is not None:
-            self._hashing.shutdown(cancel_futures=True)
+        self._hash_threads.close()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from torch_ipfs.blockstore.base import Block, one_by_one
@@ -60,6 +61,70 @@ def spare_threads() -> int:
         return min(MAX_HASH_THREADS, cores - 1)
     workers = int(worker.num_workers)
     return min(MAX_HASH_THREADS, -(-max(0, cores - workers) // workers))
+
+
+class HashThreads:
+    """Threads that hash what comes next, for one iterator. Whoever waits for one of them helps.
+
+    Between threads passes a queue, and nothing else: with futures, what is written in Python would take as long as blake3 does.
+
+    :param most: threads at once; each starts when there is work for it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._threads: list[threading.Thread] = []
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._process = os.getpid()
+
+    @property
+    def are_here(self) -> bool:
+        """Whether this is the process whose threads they are: they do not come along in a fork."""
+        return os.getpid() == self._process
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done by whoever is free first. It must not raise."""
+        self._work.put(work)
+        if len(self._threads) < self._most:
+            self._start()
+
+    def help(self) -> bool:
+        """Do the next piece of work that nobody has begun; whether there was one."""
+        try:
+            work = self._work.get_nowait()
+        except Empty:
+            return False
+        assert work is not None
+        work()
+        return True
+
+    def close(self) -> None:
+        """Drop what nobody has begun, and wait for the threads to end."""
+        if not self.are_here or sys.is_finalizing():  # threads are gone, or never get to run again
+            return
+        with suppress(Empty):
+            while True:
+                self._work.get_nowait()
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # which has collected us as garbage
+                thread.join()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=_do, args=(self._work,), name="torch_ipfs-hash", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more: the reader does what no thread does
+            self._most = len(self._threads)
+        else:
+            self._threads.append(thread)
+
+
+def _do(work: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (piece := work.get()) is not None:
+        piece()
+        del piece  # its block is not to be held until the next one comes
 
 
 def read_ahead(
@@ -123,19 +188,12 @@ class _Entry:
 
 
 class _Window:
-    """Blocks asked for and not yet given out, in order.
-
-    Between threads pass a queue and a lock a block, and nothing else: with futures, what is written in Python would take as
-    long as blake3 does.
-    """
+    """Blocks asked for and not yet given out, in order."""
 
     def __init__(self, peek: Callable[[CID], Block | int], get: Callable[[CID], Block], threads: int) -> None:
         self._peek = peek
         self._get = get
-        self._most_threads = threads
-        self._threads: list[threading.Thread] = []
-        self._to_hash: SimpleQueue[_Entry | None] = SimpleQueue()
-        self._process = os.getpid()
+        self._threads = HashThreads(threads)
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
 
@@ -154,22 +212,11 @@ class _Window:
         return _Entry(cid, None, found) if isinstance(found, int) else _Entry(cid, found, len(found))
 
     def add(self, entry: _Entry) -> None:
-        if entry.result is None and entry.size_bytes >= INLINE_BYTES and os.getpid() == self._process:
+        if entry.result is None and entry.size_bytes >= INLINE_BYTES and self._threads.are_here:
             entry.leave()
-            self._to_hash.put(entry)
-            if len(self._threads) < self._most_threads:
-                self._start_thread()
+            self._threads.submit(partial(entry.hash, self._get))
         self._bytes += entry.size_bytes
         self._entries.append(entry)
-
-    def _start_thread(self) -> None:
-        thread = threading.Thread(target=_hash, args=(self._to_hash, self._get), name="torch_ipfs-hash", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no more: the reader hashes what no thread does
-            self._most_threads = len(self._threads)
-        else:
-            self._threads.append(thread)
 
     def take(self, *, return_exceptions: bool) -> Block | TorchIPFSError:
         entry = self._entries.popleft()
@@ -183,39 +230,13 @@ class _Window:
         return result
 
     def _result(self, entry: _Entry) -> Block | Exception:
-        # Threads do not come along in a fork: there the child does their work.
-        if entry.pending is not None and os.getpid() == self._process:
-            while entry.result is None and self._help():
+        if entry.pending is not None and self._threads.are_here:  # in a forked child, nobody will set it
+            while entry.result is None and self._threads.help():
                 pass
             if entry.result is None:
                 entry.pending.acquire()
         return self._get(entry.cid) if entry.result is None else entry.result
 
-    def _help(self) -> bool:
-        """Hash the next block that no thread has begun, while waiting for one that is; whether there was one."""
-        try:
-            entry = self._to_hash.get_nowait()
-        except Empty:
-            return False
-        assert entry is not None
-        entry.hash(self._get)
-        return True
-
     def close(self) -> None:
         self._entries.clear()
-        if os.getpid() != self._process or sys.is_finalizing():  # threads are gone, or never get to run again
-            return
-        with suppress(Empty):
-            while True:
-                self._to_hash.get_nowait()
-        for _ in self._threads:
-            self._to_hash.put(None)
-        for thread in self._threads:
-            if thread is not threading.current_thread():  # which has collected us as garbage
-                thread.join()
-
-
-def _hash(to_hash: SimpleQueue[_Entry | None], get: Callable[[CID], Block]) -> None:
-    while (entry := to_hash.get()) is not None:
-        entry.hash(get)
-        del entry  # its block is not to be held until the next one comes
+        self._threads.close()

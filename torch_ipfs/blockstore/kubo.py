@@ -242,15 +242,15 @@ class KuboBlockstore(RemoteBlockstore):
         try:
             yield
         except ipfshttpclient.exceptions.ErrorResponse as failure:
-            raise told(self._redacted(failure), cid, self.source) from None
+            raise told(self._transport.describe(failure), cid, self.source) from None
         except (ipfshttpclient.exceptions.Error, OSError) as failure:  # requests' own errors are OSErrors
             raise TransportError(
-                f"the node did not answer: {self._redacted(failure)}", cid=cid, source=self.source
+                f"the node did not answer: {self._transport.describe(failure)}", cid=cid, source=self.source
             ) from None
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as failure:
             # ipfshttpclient asserts how many values an answer has
             raise TransportError(
-                f"is this Kubo's RPC? Its answer has another form: {self._redacted(failure)}",
+                f"is this Kubo's RPC? Its answer has another form: {self._transport.describe(failure)}",
                 cid=cid,
                 source=self.source,
             ) from None
@@ -272,9 +272,6 @@ class KuboBlockstore(RemoteBlockstore):
         finally:
             for log in logs:
                 log.removeFilter(redact)
-
-    def _redacted(self, failure: Exception) -> str:
-        return self._transport.describe(failure)
 
 
 class _Authorization:

@@ -98,8 +98,8 @@ class TieredBlockstore:
     @property
     def unreachable_at(self) -> float | None:
         """Since when none of its sources could be reached."""
-        moments = [unreachable_at(store) for store in self._stores]
-        return None if None in moments else min(moment for moment in moments if moment is not None)
+        moments = [moment for store in self._stores if (moment := unreachable_at(store)) is not None]
+        return min(moments) if len(moments) == len(self._stores) else None
 
     @property
     def source(self) -> str:

@@ -93,12 +93,15 @@ class _Alike:
         return Shard(self.num_rows, columns, self.schema)
 
 
-_alike: dict[tuple[bytes, bytes, tuple[str, ...] | None, int], _Alike] = {}
+_Key = tuple[bytes, bytes, tuple[str, ...] | None, int]
+"""Both messages of a shard, the columns that are read, and the shard's length."""
+
+_alike: dict[_Key, _Alike] = {}
 _MAX_ALIKE = 64
 """Then all are forgotten: of as many layouts few come twice."""
 
 
-def _remember(key: tuple[bytes, bytes, tuple[str, ...] | None, int], shard: Shard, view: memoryview, end: int) -> None:
+def _remember(key: _Key, shard: Shard, view: memoryview, end: int) -> None:
     """Have shards like ``shard`` read without their messages, if its columns are numbers that may be any."""
     base = _address(np.frombuffer(view, np.uint8))
     places = []
