@@ -39,3 +39,21 @@ def test_a_gap_between_leaves_is_not_taken_for_one_of_them() -> None:
     known.add(leaf(2), slot=1)
     assert known.find(np.array([ROWS + 1])) is None
     assert known.find(np.array([2 * ROWS, 0])) is not None
+
+
+def test_samples_that_follow_each_other_are_found_as_others_are() -> None:
+    known = KnownLeaves()
+    there = [0, 1, 2, 4, 5]
+    for number in there:
+        known.add(leaf(number), slot=10 + number)
+    for start in range(0, 6 * ROWS, 3):
+        for stop in range(start + 2, 6 * ROWS + 3, 7):
+            samples = np.arange(start, stop)
+            found = known.find(samples)
+            if any(sample // ROWS not in there for sample in samples.tolist()):
+                assert found is None
+                continue
+            assert found is not None
+            slots, rows = found
+            assert slots.tolist() == [10 + sample // ROWS for sample in samples.tolist()]
+            assert rows.tolist() == [sample % ROWS for sample in samples.tolist()]

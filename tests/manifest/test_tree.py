@@ -97,6 +97,17 @@ class TestForms:
         assert rows.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 0, 1, 2, 3, 4]
         assert {leaf.format for leaf in leaves} == {"data", "arrow"}
 
+    def test_samples_that_follow_each_other_are_where_they_are_singly(self, store: MemoryBlockstore) -> None:
+        inner = put(store, {"shards": [entry(SHARD, 5, "arrow"), entry(SHARD, 1, "arrow"), entry(SHARD, 0, "arrow")]})
+        manifest = manifest_of(store, {"shards": [entry(SHARD, 4, "arrow"), entry(inner, 6), entry(inner, 6)]})
+        for start in range(16):
+            for stop in range(start + 1, 17):
+                leaves, member, rows = manifest.locate(np.arange(start, stop))
+                singly = [manifest.locate(np.array([sample])) for sample in range(start, stop)]
+                assert [leaves[i] for i in member.tolist()] == [leaf for ((leaf,), _, _) in singly]
+                assert rows.tolist() == [int(row) for (_, _, (row,)) in singly]
+                assert [leaf.first for leaf in leaves] == sorted({leaf.first for ((leaf,), _, _) in singly})
+
     @pytest.mark.parametrize("key", ["samples", "data", "shards"])
     def test_empty(self, store: MemoryBlockstore, key: str) -> None:
         manifest = manifest_of(store, {key: []})

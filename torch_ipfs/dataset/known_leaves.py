@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.manifest.tree import Leaf
+from torch_ipfs.manifest.tree import Leaf, is_run, run_lengths
 
 Int64s = npt.NDArray[np.int64]
 
@@ -45,9 +45,23 @@ class KnownLeaves:
         self._in_vain = 0
 
     def _find(self, samples: Int64s) -> tuple[Int64s, Int64s] | None:
-        if len(samples) == 0 or len(self._firsts) == 0 or samples.min() < self._firsts[0]:
+        if len(samples) == 0 or len(self._firsts) == 0:
+            return None
+        if is_run(samples):
+            return self._find_run(samples)
+        if samples.min() < self._firsts[0]:
             return None
         places = np.searchsorted(self._firsts, samples, side="right") - 1
         if samples.max() >= self._ends[-1] or not (self._gapless or (samples < self._ends[places]).all()):
             return None
         return self._slots[places], samples - self._firsts[places]
+
+    def _find_run(self, samples: Int64s) -> tuple[Int64s, Int64s] | None:
+        """As :meth:`_find`, of samples that follow each other."""
+        start, stop = int(samples[0]), int(samples[-1]) + 1
+        first, last = (self._firsts.searchsorted((start, stop - 1), side="right") - 1).tolist()
+        firsts, ends = self._firsts[first : last + 1], self._ends[first : last + 1]
+        if first < 0 or stop > ends[-1] or not (self._gapless or (firsts[1:] == ends[:-1]).all()):
+            return None
+        lengths = run_lengths(firsts, start, stop)
+        return self._slots[first : last + 1].repeat(lengths), samples - firsts.repeat(lengths)

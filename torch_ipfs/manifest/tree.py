@@ -143,6 +143,22 @@ class _Known:
         )
 
 
+def is_run(samples: Int64s) -> bool:
+    """Whether samples, shape (n,), are several that follow each other, as they are read without a shuffle."""
+    count = len(samples)
+    return bool(count > 1 and samples[-1] - samples[0] == count - 1 and (samples[1:] > samples[:-1]).all())
+
+
+def run_lengths(firsts: Int64s, start: int, stop: int) -> Int64s:
+    """How many of the samples from ``start`` to before ``stop`` are in each of the leaves that hold them, shape (leaves,).
+
+    :param firsts: the leaves' first samples.
+    """
+    bounds = np.append(firsts, stop)
+    bounds[0] = start
+    return np.diff(bounds)
+
+
 class Manifest:
     """A dataset as its root describes it. Opening it reads the root alone.
 
@@ -223,6 +239,8 @@ class Manifest:
         :param samples: sample indices in [0, N), shape (n,).
         :returns: leaves; indices into them, shape (n,); rows, shape (n,).
         """
+        if is_run(samples):
+            return self._locate_run(samples)
         known = self._known
         at = known.locate(samples)
         missing = samples[samples >= known.ends[at]]
@@ -237,6 +255,18 @@ class Manifest:
         if len(leaves) < len(firsts):
             leaves = [known.leaves.get(first) or self._leaf_at(first) for first in firsts]
         return leaves, member, samples - known.firsts[at]
+
+    def _locate_run(self, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+        """As :meth:`locate`, of samples that follow each other: a tenth of the work where leaves hold many."""
+        leaves, start, stop = [], int(samples[0]), int(samples[-1]) + 1
+        after = start
+        while after < stop:
+            leaf = self._leaf_at(after)
+            leaves.append(leaf)
+            after = leaf.first + leaf.count
+        firsts = np.array([leaf.first for leaf in leaves], dtype=np.int64)
+        lengths = run_lengths(firsts, start, stop)
+        return leaves, np.arange(len(leaves)).repeat(lengths), samples - firsts.repeat(lengths)
 
     def _find(self, samples: Int64s) -> list[Leaf]:
         """The leaves that hold ``samples``, in their order."""

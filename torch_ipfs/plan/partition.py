@@ -119,6 +119,10 @@ class Partition:
         while i < len(full):
             run = full[i : i + max(1, positions // self.batch_size)]
             i, positions = i + len(run), min(2 * positions, max_positions)
+            if self.world_size == topology.num_workers == 1:
+                first = run.start * self.batch_size + self.start
+                yield run, np.arange(first, first + len(run) * self.batch_size, dtype=np.int64)
+                continue
             firsts = (np.asarray(run, dtype=np.int64) * self.world_size + topology.rank) * self.batch_size + self.start
             yield run, (firsts[:, None] + in_batch).ravel()
         if len(full) < len(steps):
