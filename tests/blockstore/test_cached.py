@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -456,6 +457,39 @@ def test_who_waits_for_a_fetch_that_fails_fetches_next(tmp_path: Path) -> None:
     assert working.asked == [cid]
     assert data in answers
     assert len(answers) == 2
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_who_finds_nobody_listening_keeps_nobody_waiting(tmp_path: Path, *, many: bool) -> None:
+    [(cid, data)] = blocks_of(1)
+    trying, working = StagedStore([], "trying"), StagedStore([(cid, data)], "working")
+    trying.failure = down("trying")
+    trying.unreachable_at = None  # type: ignore[attr-defined]
+    trying.gate.clear()
+    first = CachedBlockstore(trying, tmp_path)
+    holder = threading.Thread(
+        target=lambda: list(first.get_many([cid], return_exceptions=True)) if many else got_or_not(first, cid)
+    )
+    holder.start()
+    wait_until(lambda: trying.asked, "the first fetch")
+    answers: list[object] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(CachedBlockstore(working, tmp_path, wait_s=DEADLINE_S).get(cid))
+    )
+    begun_s = time.monotonic()
+    waiting.start()
+    trying.unreachable_at = time.monotonic()  # type: ignore[attr-defined]
+    waiting.join(DEADLINE_S)
+    assert answers == [data]
+    assert time.monotonic() - begun_s < DEADLINE_S / 2
+    trying.gate.set()
+    holder.join(DEADLINE_S)
+    assert not holder.is_alive()
+
+
+def got_or_not(store: Blockstore, cid: CID) -> None:
+    with suppress(TransportError):
+        store.get(cid)
 
 
 def test_claims_are_let_go_of_however_slow_the_reader_is(tmp_path: Path) -> None:

@@ -134,6 +134,12 @@ def unreachable_at(store: Blockstore) -> float | None:
     return found if isinstance(found, float) else None
 
 
+def is_unreachable(store: Blockstore, since: float) -> bool:
+    """Whether a store has found, since that moment, nobody listening where its blocks are (``time.monotonic``)."""
+    found_at = unreachable_at(store)
+    return found_at is not None and found_at > since
+
+
 def verify(cid: CID, data: Block, source: str | None, *, max_block_bytes: int = MAX_BLOCK_BYTES) -> None:
     """Check that ``data`` is the block of ``cid``. It is not copied; the GIL is released while it is hashed.
 

@@ -22,6 +22,7 @@ from torch_ipfs.blockstore.disk_cache import Unchecked
 from torch_ipfs.blockstore.fetch_ahead import Ahead, Answer, FetchThread, Request
 from torch_ipfs.blockstore.fetch_once import FetchOnce
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES, HashThreads, spare_threads
+from torch_ipfs.blockstore.held_claims import Claim
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError
 
@@ -47,7 +48,7 @@ class CachedReads:
         hash_threads = spare_threads()
         self._most_inline_bytes = INLINE_BYTES if hash_threads else MAX_BLOCK_BYTES
         self._hash_threads = HashThreads(hash_threads)
-        self._claimed: set[bytes] = set()
+        self._claimed: dict[bytes, Claim] = {}
         self._mutex = threading.Lock()
 
     def answers(self, cids: Iterable[CID], *, return_exceptions: bool) -> Iterator[Block | TorchIPFSError]:
@@ -109,16 +110,17 @@ class CachedReads:
         """Claim a block before the store is asked for it."""
         if not self._disk.is_writable:
             return True
-        claims = self._disk.claims
-        if not claims.claim(request.multihash):
+        claims = self._blocks.claims
+        claim = claims.claim(request.multihash)
+        if claim is None:
             self._ahead.settle(request, None)
             return False
         if self._disk.has(request.multihash):  # it came before it was claimed
-            claims.release(request.multihash)
+            claims.release(claim)
             self._ahead.settle(request, None)
             return False
         with self._mutex:
-            self._claimed.add(request.multihash)
+            self._claimed[request.multihash] = claim
         return True
 
     def _fetched(self, request: _CachedRequest, answer: Answer) -> None:
@@ -145,10 +147,9 @@ class CachedReads:
     def _release(self, multihash: bytes) -> None:
         """Let go of a claim, if it is ours still: once let go of, it may be another thread's."""
         with self._mutex:
-            is_ours = multihash in self._claimed
-            self._claimed.discard(multihash)
-        if is_ours:
-            self._disk.claims.release(multihash)
+            claim = self._claimed.pop(multihash, None)
+        if claim is not None:
+            self._blocks.claims.release(claim)
 
     def _release_all(self) -> None:
         with self._mutex:

@@ -12,6 +12,7 @@ from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
 from torch_ipfs.blockstore.fetch_ahead import close_iterator, source_of
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
+from torch_ipfs.blockstore.held_claims import HeldClaims
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError, TransportError
@@ -56,6 +57,7 @@ class FetchOnce:
     def __init__(self, store: Blockstore, disk: DiskCache, wait_s: float) -> None:
         self.store = store
         self.disk = disk
+        self.claims = HeldClaims(store, disk.claims)
         self.check = Checked(store, source_of(store))
         self._wait_s = wait_s
         self._counts = Counts()
@@ -69,16 +71,15 @@ class FetchOnce:
             return block
         if (identity := identity_block(cid)) is not None:
             return identity
-        claims = self.disk.claims
-        claimed = self.disk.is_writable and claims.claim_within(
-            multihash, self._wait_s, lambda: self.disk.has(multihash)
-        )
+        claim = None
+        if self.disk.is_writable:
+            claim = self.claims.claim_within(multihash, self._wait_s, lambda: self.disk.has(multihash))
         try:
             block = self.read(multihash)  # it may have come before it was claimed
             return self._fetch(cid, multihash) if block is None else block
         finally:
-            if claimed:
-                claims.release(multihash)
+            if claim is not None:
+                self.claims.release(claim)
 
     def as_they_come(self, cids: Iterable[CID], *, return_exceptions: bool) -> Iterator[Block | TorchIPFSError]:
         """``get_many`` where nothing is kept, of a store that verifies what it gives: no thread need stand between."""
@@ -128,11 +129,11 @@ class FetchOnce:
 
         Nothing comes where another process is at it and gets no further.
         """
-        claims, key = self.disk.claims, key_of(node.multihash)
-        is_shared = self.disk.is_writable
-        claimed = is_shared and claims.claim_within(
-            key, self._wait_s, lambda: self.disk.pack(node) is not None, lambda: self.disk.half_packed_bytes(node)
-        )
+        key, claim, is_shared = key_of(node.multihash), None, self.disk.is_writable
+        if is_shared:
+            claim = self.claims.claim_within(
+                key, self._wait_s, lambda: self.disk.pack(node) is not None, lambda: self.disk.half_packed_bytes(node)
+            )
         try:
             pack = self.pack(node)
             if pack is not None:
@@ -140,14 +141,14 @@ class FetchOnce:
                     if (block := pack.get(cid.multihash)) is not None:
                         yield cid.multihash, block
                 return
-            if is_shared and not claimed:
+            if is_shared and claim is None:
                 return
             blocks = store.get_linked(node, cids)
             if blocks is not None:
                 yield from self._packed(node, self.check.linked(blocks), at_least=len(cids) // 2)
         finally:
-            if claimed:
-                claims.release(key)
+            if claim is not None:
+                self.claims.release(claim)
 
     def _packed(
         self, node: CID, blocks: Generator[tuple[bytes, Block], None, None], at_least: int

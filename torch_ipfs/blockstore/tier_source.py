@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, unreachable_at
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, is_unreachable
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.fetch_ahead import source_of
@@ -57,8 +57,7 @@ class TierSource:
 
     def is_unreachable(self, since: float) -> bool:
         """Whether its store has found nobody listening there since that moment: another attempt is for later."""
-        found_at = unreachable_at(self.store)
-        return found_at is not None and found_at > since
+        return is_unreachable(self.store, since)
 
     def admit(self) -> bool:
         """Whether it is to be asked in its turn."""
