@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 import torch_ipfs
 from tests.dataset.conftest import N, Written, columns
 from torch_ipfs import CID, IPFSIterableDataset, ShuffleOptions
+from torch_ipfs.codec import dag_cbor
 from torch_ipfs.dataset.write import LayoutName
+from torch_ipfs.errors import ManifestError, OptionError, SampleError
 
 Write = Callable[..., Written]
 SMALL_LANES = ShuffleOptions(lanes=4, unit_rows=4, window_rows=20)
@@ -360,3 +362,62 @@ def test_leaves_that_are_not_open_are_forgotten(layout: LayoutName, monkeypatch:
         assert sorted(read.tolist()) == index.tolist()
         assert torch.equal(torch.cat([batch["square"] for batch in batches]), read**2)
     assert len(table.open) < n // rows
+
+
+def test_a_batch_of_more_than_there_is_costs_no_more() -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    root = torch_ipfs.write_dataset({"x": [1, 2, 3]}, store)
+    for batch_size in (10**9, 2**62, 2**70):
+        assert [batch["x"].tolist() for batch in IPFSIterableDataset(root, store, batch_size=batch_size)] == [[1, 2, 3]]
+
+
+def test_a_shard_with_a_field_that_the_dataset_lacks_is_an_error() -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    roots = [torch_ipfs.write_dataset(columns, store) for columns in ({"x": [1]}, {"x": [2], "y": [3]})]
+    data = dag_cbor.encode({"shards": [dag_cbor.decode(bytes(store.get(root)))["shards"][0] for root in roots]})
+    root = CID.of(data, "dag-cbor")
+    store.put(root, data)
+    samples = iter(IPFSIterableDataset(root, store))
+    assert next(samples)["x"] == 1
+    with pytest.raises(ManifestError, match="it has a field 'y'"):
+        next(samples)
+    assert next(iter(IPFSIterableDataset(roots[1], store, columns=["x"]))) == {"x": torch.tensor(2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"columns": 5}, "columns must be a list"),
+        ({"transform": 5}, "transform must be a function"),
+        ({"batch_size": 2, "batch_transform": 5}, "batch_transform must be a function"),
+        ({"rank": 2**70, "world_size": 2**71}, "world_size must be at most"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_at_once(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(OptionError, match=match):
+        IPFSIterableDataset(CID.of(b""), **options)
+
+
+def test_columns_may_come_from_a_generator() -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    root = torch_ipfs.write_dataset({"x": [1], "y": [2]}, store)
+    names: Any = (name for name in ["y"])
+    assert list(IPFSIterableDataset(root, store, columns=names)) == [{"y": torch.tensor(2)}]
+
+
+@pytest.mark.parametrize(
+    ("transform", "match"),
+    [
+        (lambda x: {"a": 1} if x < 1 else {"b": 1}, "field 'a' is in some samples"),
+        (lambda x: {"a": 1} if x < 1 else {"a": 1, "b": 1}, "field 'b' is in some samples"),
+        (lambda x: {"a": 1} if x < 1 else 5, "'sample' is a map in some samples"),
+        (lambda x: {"a": {"c": 1} if x < 1 else 5}, "'a' is a map in some samples"),
+        (lambda x: (1, 2) if x < 1 else (1,), "'sample' is a tuple of 2"),
+    ],
+)
+def test_transformed_samples_that_are_not_alike_make_no_batch(transform: Callable[[int], Any], match: str) -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    root = torch_ipfs.write_dataset({"x": [0, 1]}, store)
+    dataset = IPFSIterableDataset(root, store, batch_size=2, transform=lambda sample: transform(int(sample["x"])))
+    with pytest.raises(SampleError, match=match):
+        next(iter(dataset))

@@ -71,6 +71,17 @@ def test_samples_read_one_by_one_are_collated_by_their_schema() -> None:
     ]
 
 
+def test_shapes_that_vary_are_lists_in_each_batch_however_it_is_collated() -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    samples = [{"x": torch.ones(size), "in": {"y": torch.ones(size)}} for size in (2, 2, 3, 4)]
+    mapped = IPFSMapDataset(torch_ipfs.write_dataset(samples, store), store)
+    both: list[Any] = [mapped, ConcatDataset([mapped])]
+    for dataset in both:
+        for batch in DataLoader(dataset, batch_size=2):
+            assert isinstance(batch["x"], list)
+            assert isinstance(batch["in"]["y"], list)
+
+
 def kind(column: Any) -> type:
     return kind(column["y"]) if isinstance(column, dict) else type(column)
 

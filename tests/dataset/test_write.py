@@ -282,24 +282,45 @@ class TestSchemas:
             write_dataset({"x": [1], "y": [2]}, MemoryBlockstore(), schema={"x": "int64"})
 
 
-def test_an_iterator_may_fill_the_same_memory_again() -> None:
-    """As readers of sensors and files do: each sample is gone once the next is asked for."""
+LOOP: list[Any] = []
+LOOP.append(LOOP)
 
-    def reusing(buffers: int) -> Iterator[dict[str, Any]]:
-        arrays = [np.zeros(3, np.int64) for _ in range(buffers)]
-        tensors = [torch.zeros(2) for _ in range(buffers)]
-        sample: dict[str, Any] = {}
-        for i in range(200):
-            arrays[i % buffers][:] = i
-            tensors[i % buffers].fill_(i)
-            sample.update(a=arrays[i % buffers], t=tensors[i % buffers][:1], s={"i": i})
-            yield sample
 
-    for buffers in (1, 2, 7):
-        store = MemoryBlockstore()
-        read = torch_ipfs.IPFSMapDataset(write_dataset(reusing(buffers), store), store)
-        for i in (0, 1, 63, 64, 65, 199):
-            assert (read[i]["a"].tolist(), read[i]["t"].tolist(), int(read[i]["s"]["i"])) == ([i] * 3, [i], i)
+@pytest.mark.parametrize(
+    ("samples", "options", "match"),
+    [
+        ([(1, 2)], {"columns": ("a", "a")}, "'a' is none, or is there twice"),
+        (TensorDataset(torch.ones(2), torch.ones(2)), {"columns": ["a", "a"]}, "'a' is none, or is there twice"),
+        ([{"x": 1}], {"columns": ["b"]}, "sample 0 is a map"),
+        ([1, 2], {"columns": ["b"]}, "sample 0 is a int"),
+        ([(1, 2)], {"columns": 5}, "list of names"),
+        (np.array(5), {}, "one number"),
+        (torch.tensor(5), {}, "one number"),
+        ({"x": torch.eye(3).to_sparse()}, {}, "column 'x': .* make it dense"),
+        ([{"x": 1}], {"schema": {"x": 5}}, "schema has a int for 'x'"),
+        ([{"x": 1}], {"metadata": [1]}, "metadata is a map"),
+        ([{"x": 1}], {"layout": ["packed"]}, "layout is one of"),
+    ],
+)
+def test_what_cannot_be_written_as_it_is_asked(samples: Any, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(OptionError, match=match):
+        write_dataset(samples, MemoryBlockstore(), **options)
+
+
+@pytest.mark.parametrize(
+    ("samples", "match"),
+    [
+        ([{"x": LOOP}], "sample 0 has lists or maps in each other without end"),
+        ({"x": [[1], LOOP]}, "sample 1, field 'x': it has lists"),
+        ({"x": [1, "a"]}, "sample 1, field 'x': text, where an earlier sample has an int"),
+        ({"x": [{"q": 1}, {"q": "a"}]}, "sample 1, field 'x.q': text"),
+        ([{"x": 2**63}, {"x": -1}], "sample 0, field 'x': an int that no dtype has room for"),
+        ([{"x": 1}, {"x": 2**64}], "sample 1, field 'x': an int that no dtype has room for"),
+    ],
+)
+def test_samples_that_no_dataset_can_hold(samples: Any, match: str) -> None:
+    with pytest.raises(SampleError, match=match):
+        write_dataset(samples, MemoryBlockstore())
 
 
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

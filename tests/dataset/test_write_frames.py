@@ -62,6 +62,42 @@ def read(samples: Any) -> tuple[str, list[Any]]:
     return str(dataset.manifest.schema), [dataset[i] for i in range(len(dataset))]
 
 
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        ({"t": None}, {"t": "x"}),
+        ({"t": []}, {"t": ["x"]}),
+        ({"t": 1}, {"t": 1.5}),
+        ({"t": {"a": 1}}, {"t": {"a": 1, "b": "x"}}),
+        ({"t": 1}, {"t": 1, "u": 2}),
+    ],
+)
+def test_a_stream_without_features_is_what_its_rows_are(early: Any, late: Any) -> None:
+    rows = [{"i": i} | (early if i < 3 else late) for i in range(6)]
+    stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    store = MemoryBlockstore()
+    assert write_dataset(stream, store) == write_dataset(rows, store)
+
+
+def test_columns_that_a_format_leaves_out_are_not_written() -> None:
+    dataset = datasets.Dataset.from_dict({"a": [1, 2], "b": [3, 4], "t": ["x", "y"]})
+    dataset.set_format("torch", columns=["b", "a"])
+    store = MemoryBlockstore()
+    assert write_dataset(dataset, store) == write_dataset({"a": [1, 2], "b": [3, 4]}, store)
+
+
+@pytest.mark.parametrize("column", [pd.Series([1, 2]), pa.chunked_array([[1, 2]])], ids=["Series", "ChunkedArray"])
+def test_a_column_by_itself_has_no_name(column: Any) -> None:
+    with pytest.raises(OptionError, match="is one column"):
+        write_dataset(column, MemoryBlockstore())
+
+
+def test_periods_are_refused_as_other_times_are() -> None:
+    frame = pd.DataFrame({"p": pd.period_range("2020-01", periods=2, freq="D")})
+    with pytest.raises(SampleError, match="field 'p': pandas' periods"):
+        write_dataset(frame, MemoryBlockstore())
+
+
 def test_pandas_ways_to_say_nothing() -> None:
     frame = pd.DataFrame(
         {

@@ -109,3 +109,18 @@ def test_what_cannot_be_merged() -> None:
     store.put(CID.of(block, "dag-cbor"), block)
     with pytest.raises(ManifestError):
         merge_datasets([CID.of(block, "dag-cbor")], store)
+
+
+@pytest.mark.parametrize("hash_function", ["sha1", "md5", None])
+def test_a_merged_root_is_hashed_as_datasets_are(hash_function: Any) -> None:
+    store = MemoryBlockstore()
+    with pytest.raises(OptionError, match="hash_function is one of"):
+        merge_datasets([part(store, 0, 1)], store, hash_function=hash_function)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_one_root_is_no_list(as_text: bool) -> None:
+    store = MemoryBlockstore()
+    root: Any = part(store, 0, 1)
+    with pytest.raises(OptionError, match="roots is a list"):
+        merge_datasets(str(root) if as_text else root, store)

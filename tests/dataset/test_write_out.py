@@ -19,6 +19,7 @@ import torch_ipfs
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
+from torch_ipfs.dataset import write_out
 from torch_ipfs.dataset.write import write_dataset
 from torch_ipfs.errors import OptionError, SampleError, TransportError
 
@@ -70,6 +71,29 @@ def test_a_link_to_a_car_stays_one(tmp_path: Path) -> None:
     root = write_dataset(SAMPLES, link)
     assert link.is_symlink()
     assert CarBlockstore(target).roots == [root]
+
+
+def test_a_multiaddr_is_a_node_and_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def open_blockstore(name: str) -> MemoryBlockstore:
+        opened.append(name)
+        return MemoryBlockstore()
+
+    monkeypatch.setattr(write_out, "open_blockstore", open_blockstore)
+    write_dataset(SAMPLES, "/ip4/127.0.0.1/tcp/5001")
+    assert opened == ["/ip4/127.0.0.1/tcp/5001"]
+
+
+@pytest.mark.parametrize("name", ["", "a\0.car"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(OptionError, match="name a CAR file"):
+        write_dataset(SAMPLES, name)
+
+
+def test_a_name_that_is_too_long() -> None:
+    with pytest.raises(TransportError, match="too long"):
+        write_dataset(SAMPLES, f"{'x' * 300}.car")
 
 
 @pytest.mark.parametrize(

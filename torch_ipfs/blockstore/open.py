@@ -74,6 +74,11 @@ def is_uncached(store: Blockstore) -> bool:
     return bool(getattr(store, "is_uncached", False))
 
 
+def is_network(name: str) -> bool:
+    """Whether that names a node, a gateway, or anything else that is no path."""
+    return "://" in name or _MULTIADDR.match(name) is not None
+
+
 def _open_default() -> Blockstore:
     named = [name.strip() for name in os.environ.get("TORCH_IPFS_SOURCE", "").split(",")]
     named = [name for name in named if name]

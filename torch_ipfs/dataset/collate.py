@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,25 +98,46 @@ def maps_of(columns: dict[str, list[Any]], count: int) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def collate_samples(samples: list[Any], schema: Schema) -> Any:
-    """A batch of samples that a transform has had its hands on: tensors and numbers stacked, everything else a list.
+def collate_samples(samples: list[Any], schema: Schema, *, transformed: bool = False) -> Any:
+    """A batch of samples that came one by one: by their schema, as far as it says what they are.
 
-    :raises SampleError: tensors of one field differ in shape; names the field.
+    :param transformed: a transform has had its hands on them, and may have made the shapes of a field equal.
+    :raises SampleError: they are not alike, or tensors of one field differ in shape; names the field.
     """
     if not isinstance(samples[0], Mapping):
         return _collate(samples, "sample", None)
-    fields = dict(schema.fields)
-    return {name: _collate([sample[name] for sample in samples], name, fields.get(name)) for name in samples[0]}
+    fields = {name: _stacked(field) if transformed else field for name, field in schema.fields}
+    return _collate_maps(samples, "", fields)
+
+
+def _stacked(field: Field) -> Field:
+    """A field of tensors of several shapes as one of tensors whose shape is not known here."""
+    if field.fields:
+        return replace(field, fields=tuple((name, _stacked(child)) for name, child in field.fields))
+    return replace(field, shape=()) if None in field.shape else field
+
+
+def _collate_maps(values: list[Any], path: str, fields: dict[str, Field]) -> dict[str, Any]:
+    """:raises SampleError: they are not all maps of the same keys; names one."""
+    keys = values[0].keys()
+    for value in values:
+        if not isinstance(value, Mapping):
+            raise SampleError(f"{path.rstrip('.') or 'sample'!r} is a map in some samples of a batch, and not in all")
+        if value.keys() != keys:
+            name = next(name for name in (*keys, *value.keys()) if name not in keys or name not in value)
+            raise SampleError(f"field '{path}{name}' is in some samples of a batch, and not in all")
+    return {key: _collate([value[key] for value in values], f"{path}{key}", fields.get(key)) for key in keys}
 
 
 def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     first = values[0]
     if isinstance(first, Mapping) and not (field and field.nullable):
-        fields = {} if field is None else dict(field.fields)
-        return {key: _collate([value[key] for value in values], f"{name}.{key}", fields.get(key)) for key in first}
+        return _collate_maps(values, f"{name}.", {} if field is None else dict(field.fields))
     if isinstance(first, tuple):
+        if not all(isinstance(value, tuple) and len(value) == len(first) for value in values):
+            raise SampleError(f"{name!r} is a tuple of {len(first)} in one sample of a batch, and not in all")
         return tuple(_collate(list(part), f"{name}[{i}]", None) for i, part in enumerate(zip(*values, strict=True)))
-    if field is not None and field.nullable and field.numeric:
+    if field is not None and field.numeric and (field.nullable or None in field.shape):
         return values
     if not isinstance(first, torch.Tensor | np.ndarray | np.generic | int | float | complex):
         return values

@@ -263,6 +263,8 @@ def make_dataloader(
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise OptionError(f"num_workers must be a whole number of at least 0, but is {num_workers!r}")
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
-from torch_ipfs.dataset.opening import Opening, checked_columns
+from torch_ipfs.dataset.opening import Opening, check_function, checked_columns
 from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
 from torch_ipfs.dataset.reader import Reader
@@ -92,6 +92,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError(f"shuffle must be True, False or ShuffleOptions, but is {shuffle!r}")
         if batch_transform is not None and batch_size is None:
             raise OptionError("batch_transform needs a batch_size: without one the dataset yields samples")
+        check_function("transform", transform)
+        check_function("batch_transform", batch_transform)
         self._opening = Opening(root, source, checked_columns(columns))
         self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.drop_last, self.pad = drop_last, pad

@@ -29,14 +29,18 @@ _KEPT_BYTES = 2**24
 """How many bytes of these are kept until they are read as samples."""
 
 
-def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema) -> tuple[Shard, int]:
+def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema, known: tuple[str, ...]) -> tuple[Shard, int]:
     """A packed shard from its block, and how many bytes of it are held outside of mapped files.
 
     :param block: the block of ``leaf.cid``; of a UnixFS file its root, and the rest is read from ``store``.
+    :param schema: the fields that are wanted.
+    :param known: the names of all that the dataset has.
     :raises ManifestError: the shard is not what the manifest or the schema says.
     """
+    if leaf.cid.codec not in (RAW, DAG_PB):
+        raise ManifestError(f"an Arrow shard is a raw block or a file, not {leaf.cid.codec_name}", cid=leaf.cid)
     data = block if leaf.cid.codec == RAW else unixfs.read(store, leaf.cid)
-    shard = unpack(data, leaf.cid, schema.names)
+    shard = unpack(data, leaf.cid, schema.names, known)
     if shard.num_rows != leaf.count:
         raise ManifestError(
             f"the shard holds {shard.num_rows} samples where the manifest claims {leaf.count}",

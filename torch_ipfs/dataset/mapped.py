@@ -17,7 +17,7 @@ from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.batch_stream import BatchStream
 from torch_ipfs.dataset.collate import Batch, Sample, collate_samples, rows_of
-from torch_ipfs.dataset.opening import Opening, checked_columns
+from torch_ipfs.dataset.opening import Opening, check_function, checked_columns
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.sending import send_small_tensors_by_value
 from torch_ipfs.manifest.schema import Schema
@@ -129,6 +129,7 @@ class IPFSMapDataset(Dataset[Any]):
         columns: Sequence[str] | None = None,
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
+        check_function("transform", transform)
         self._opening = Opening(root, source, checked_columns(columns))
         self.transform = transform
         self._lock = ProcessLock()

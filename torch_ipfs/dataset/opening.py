@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +27,16 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     """
     if columns is None:
         return None
-    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
+    names = None if isinstance(columns, str) or not isinstance(columns, Iterable) else tuple(columns)
+    if names is None or not all(isinstance(name, str) for name in names):
         raise OptionError(f"columns must be a list of field names, but is {columns!r}")
-    return tuple(columns)
+    return names
+
+
+def check_function(name: str, given: object) -> None:
+    """:raises OptionError: it is neither a function nor ``None``."""
+    if given is not None and not callable(given):
+        raise OptionError(f"{name} must be a function, but is {given!r}")
 
 
 @dataclass(slots=True)

@@ -219,7 +219,10 @@ def _batch(share: EpochShare, given: Given, rows: Rows) -> Any:
         samples: list[Any] = rows_of(batch, len(rows))
         if given.transform is not None:
             samples = [given.transform(sample) for sample in samples]
-        batch = given.collate_fn(samples) if given.collate_fn else collate_samples(samples, share.reader.schema)
+        if given.collate_fn is not None:
+            batch = given.collate_fn(samples)
+        else:
+            batch = collate_samples(samples, share.reader.schema, transformed=given.transform is not None)
     return batch if given.batch_transform is None else given.batch_transform(batch)
 
 

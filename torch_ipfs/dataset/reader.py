@@ -183,7 +183,7 @@ class Reader:
         try:
             if isinstance(block, TorchIPFSError):
                 raise block
-            shard, held_bytes = shard_of(leaf, block, self.store, self.table.schema)
+            shard, held_bytes = shard_of(leaf, block, self.store, self.table.schema, self.schema.names)
             self.table.put(slot, shard, held_bytes)
             self.counters[SHARDS] += 1
         except BROKEN as error:

@@ -95,16 +95,19 @@ class _Options:
     shard_bytes: int
 
     def __post_init__(self) -> None:
-        if self.layout not in _LAYOUTS:
+        if not isinstance(self.layout, str) or self.layout not in _LAYOUTS:
             raise OptionError(f"layout is one of {', '.join(map(repr, _LAYOUTS))}, not {self.layout!r}")
-        if self.hash_function not in _HASH_FUNCTIONS:
-            raise OptionError(
-                f"hash_function is one of {', '.join(map(repr, _HASH_FUNCTIONS))}, not {self.hash_function!r}"
-            )
+        check_hash_function(self.hash_function)
         if type(self.shard_bytes) is not int or not MIN_SHARD_BYTES <= self.shard_bytes <= MAX_SHARD_BYTES:
             raise OptionError(
                 f"shard_bytes is a whole number from {MIN_SHARD_BYTES} to {MAX_SHARD_BYTES}, not {self.shard_bytes!r}"
             )
+
+
+def check_hash_function(hash_function: object) -> None:
+    """:raises OptionError: datasets are not written with it."""
+    if hash_function not in _HASH_FUNCTIONS:
+        raise OptionError(f"hash_function is one of {', '.join(map(repr, _HASH_FUNCTIONS))}, not {hash_function!r}")
 
 
 def root_extras(
@@ -118,6 +121,8 @@ def root_extras(
 
     :raises OptionError: ``metadata`` says what it cannot.
     """
+    if not isinstance(metadata, Mapping | None):
+        raise OptionError(f"metadata is a map of what the root says, not a {type(metadata).__name__}")
     named = {"name": name, "description": description, "version": version, "created_at": created_at}
     extras = {key: value for key, value in named.items() if value is not None}
     for key, value in (metadata or {}).items():
@@ -138,6 +143,9 @@ def _given_schema(schema: SchemaLike | None) -> Schema | None:
         return schema
     if not isinstance(schema, Mapping):
         raise OptionError(f"schema is a Schema or a map of names to Field or dtype, not a {type(schema).__name__}")
+    for name, field in schema.items():
+        if not isinstance(field, Field | str):
+            raise OptionError(f"schema has a {type(field).__name__} for {name!r}, not a Field or the name of a dtype")
     return Schema(tuple((name, Field(field) if isinstance(field, str) else field) for name, field in schema.items()))
 
 

@@ -15,10 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
+from torch_ipfs.dataset.write_plain import check_dense
 from torch_ipfs.dataset.write_rows import RowSource
 from torch_ipfs.dataset.write_source import Source
 from torch_ipfs.errors import OptionError
-from torch_ipfs.manifest.values import numpy_dtype_name
+from torch_ipfs.manifest.values import Misfit, numpy_dtype_name
 
 _FORMS = (
     "expected an iterable of samples, a torch Dataset, a map of columns, a pyarrow Table or RecordBatchReader, a pandas "
@@ -32,8 +33,7 @@ def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
 
     :raises OptionError: they are nothing that can be written, or ``columns`` does not go with them.
     """
-    if isinstance(columns, str):
-        raise OptionError(f"columns is a list of names, not the text {columns!r}")
+    columns = _checked_names(columns)
     source = _table_source(samples)
     if source is None and isinstance(samples, Mapping):
         source = ColumnSource({name: _column(name, values) for name, values in samples.items()})
@@ -47,6 +47,18 @@ def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
             raise OptionError(f"columns= names {len(names)} parts, and samples are tuples of {len(samples.tensors)}")
         return ColumnSource({name: NumberColumn(tensor) for name, tensor in zip(names, samples.tensors, strict=True)})
     return RowSource(_iterated(samples), _length(samples), columns)
+
+
+def _checked_names(columns: Any) -> list[str] | None:
+    if columns is None:
+        return None
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
+        raise OptionError(f"columns is a list of names, not {columns!r}")
+    names = list(columns)
+    for name in names:
+        if not isinstance(name, str) or names.count(name) > 1:
+            raise OptionError(f"columns is a list of names that differ; {name!r} is none, or is there twice")
+    return names
 
 
 def _table_source(samples: Any) -> Source | None:
@@ -73,7 +85,10 @@ def _stream_source(samples: Any) -> Source:
 
     from torch_ipfs.dataset.write_arrow import ArrowStreamSource
 
-    reader = samples if isinstance(samples, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(samples)
+    try:
+        reader = samples if isinstance(samples, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(samples)
+    except pa.ArrowException:
+        raise OptionError(f"a {type(samples).__name__} is one column: write {{'name': column}}") from None
     return ArrowStreamSource(reader, None, pa.Table.from_batches([], schema=reader.schema))
 
 
@@ -82,9 +97,12 @@ def _hugging_face_source(samples: Any) -> Source:
 
     num_rows = _length(samples)
     # A transform of the user's own decides what a sample is; any other format only dresses what the table holds.
-    if getattr(samples, "format", {}).get("type") == "custom":
+    # A stream whose features nobody has told makes a table of what each few rows hold, and none of what all do.
+    if getattr(samples, "format", {}).get("type") == "custom" or samples.features is None:
         return RowSource(samples, num_rows, None)
-    tables = samples.with_format("arrow")
+    columns = getattr(samples, "format", {}).get("columns")
+    has_left_out = columns is not None and len(columns) < len(samples.column_names)
+    tables = samples.with_format("arrow", columns=columns) if has_left_out else samples.with_format("arrow")
     empty = tables[:0] if num_rows == 0 else None
     return ArrowStreamSource(tables.iter(batch_size=_BATCH_ROWS), num_rows, empty)
 
@@ -136,6 +154,8 @@ def _column(name: str, values: Any) -> InputColumn:
     pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
     if isinstance(values, Mapping):
         return MapColumn({key: _column(f"{name}.{key}", column) for key, column in values.items()})
+    if isinstance(values, torch.Tensor):
+        _check_dense(name, values)
     if isinstance(values, torch.Tensor | np.ndarray):
         if values.ndim == 0:
             raise OptionError(
@@ -154,11 +174,23 @@ def _column(name: str, values: Any) -> InputColumn:
     if pandas is not None and isinstance(values, pandas.Series):
         return _frame_columns(values.to_frame(name))[name]
     if isinstance(values, Sequence) and not isinstance(values, str | bytes | bytearray | memoryview):
-        return ListColumn(values)
+        return ListColumn(values, lasting=isinstance(values, list | tuple) or _is_of_datasets(values))
     raise OptionError(
         f"column {name!r} is a {type(values).__name__}, not an array, tensor or list; a map is taken for columns, so write "
         "[sample] for one sample"
     )
+
+
+def _check_dense(name: str, tensor: torch.Tensor) -> None:
+    try:
+        check_dense(tensor)
+    except Misfit as misfit:
+        raise OptionError(f"column {name!r}: {misfit.reason}") from None
+
+
+def _is_of_datasets(values: Any) -> bool:
+    """Whether it is a column of Hugging Face datasets, which gives slices a hundred times as fast as single values."""
+    return type(values).__module__.partition(".")[0] == "datasets"
 
 
 def _iterated(samples: Any) -> Iterable[Any]:
@@ -179,6 +211,8 @@ def _iterated(samples: Any) -> Iterable[Any]:
         return _by_index(samples)
     if isinstance(samples, str | bytes | bytearray | memoryview) or not hasattr(samples, "__iter__"):
         raise OptionError(f"cannot write a {type(samples).__name__}: {_FORMS}")
+    if getattr(samples, "ndim", None) == 0:
+        raise OptionError(f"cannot write a {type(samples).__name__} of one number: {_FORMS}")
     return samples  # type: ignore[no-any-return]  # it has __iter__
 
 

@@ -104,6 +104,8 @@ def _storable(values: Any) -> Any:
         if isinstance(kind, pa.DictionaryType):
             return _storable(values.dictionary_decode())
         if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.FixedShapeTensorType):
+            if kind.extension_name == "pandas.period":  # counted from 1970 in a unit that only the type tells
+                raise Misfit(0, f"pandas' periods cannot be part of a dataset; {_ADVICE}")
             return _storable(values.storage)
         plain = _plain_type(kind)
         return values if plain == kind else _cast(values, plain)

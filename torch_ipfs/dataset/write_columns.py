@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from torch_ipfs.dataset.write_own import own
 from torch_ipfs.dataset.write_plain import plain_values, tensor_value
 from torch_ipfs.dataset.write_rows import held_bytes
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, CHUNK_ROWS, Chunk, misfit_error
@@ -81,10 +82,14 @@ class NumberColumn:
 
 
 class ListColumn:
-    """Values in a list, or in anything else that has a length and can be sliced."""
+    """Values in a list, or in another sequence.
 
-    def __init__(self, values: Any) -> None:
+    :param lasting: whether the sequence has its values; of one that makes each when it is asked for, they are copied.
+    """
+
+    def __init__(self, values: Any, *, lasting: bool = True) -> None:
         self._values = values
+        self._lasting = lasting
         self.observed_rows: int | None = None
 
     def __len__(self) -> int:
@@ -93,11 +98,17 @@ class ListColumn:
     def field(self) -> Field:
         stop = self.fitting(0, len(self), CHUNK_BYTES)
         self.observed_rows = stop if stop < len(self) else None
-        return infer_columns(("",), [self._plain(0, stop)], strict=True).fields[0][1]
+        try:
+            return infer_columns(("",), [self._plain(0, stop)], strict=True).fields[0][1]
+        except Misfit as misfit:
+            raise Misfit(misfit.row, misfit.reason, misfit.path[1:]) from None
 
     def fitting(self, start: int, stop: int, budget_bytes: int) -> int:
         for row, value in enumerate(self._rows(start, min(stop, start + CHUNK_ROWS)), start=start):
-            budget_bytes -= held_bytes(value)
+            try:
+                budget_bytes -= held_bytes(value)
+            except RecursionError:
+                raise Misfit(row - start, "it has lists or maps in each other without end") from None
             if budget_bytes < 0:
                 return max(row, start + 1)
         return min(stop, start + CHUNK_ROWS)
@@ -106,7 +117,9 @@ class ListColumn:
         return array_from_values(self._plain(start, stop), field)
 
     def _rows(self, start: int, stop: int) -> list[Any]:
-        return list(self._values[start:stop])
+        if self._lasting:
+            return list(self._values[start:stop])
+        return [own(self._values[row]) for row in range(start, stop)]
 
     def _plain(self, start: int, stop: int) -> Values:
         return plain_values(self._rows(start, stop))

@@ -8,7 +8,7 @@ from typing import Any
 from torch_ipfs.blockstore.open import Source, open_blockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
-from torch_ipfs.dataset.write import HashFunction, root_extras
+from torch_ipfs.dataset.write import HashFunction, check_hash_function, root_extras
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.build import ManifestBuilder
@@ -40,6 +40,9 @@ def merge_datasets(
     :raises OptionError: no roots, or the schemas differ (names the field).
     :raises ManifestError: one of the roots is no dataset.
     """
+    check_hash_function(hash_function)
+    if isinstance(roots, CID | str):
+        raise OptionError(f"roots is a list of datasets, not one of them: [{str(roots)!r}]")
     extras = root_extras(name, description, version, created_at, metadata)
     store = open_blockstore(source)
     manifests = [Manifest(store, resolve_root(store, root)) for root in roots]

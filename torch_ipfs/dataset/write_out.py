@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
-from torch_ipfs.blockstore.open import open_blockstore
+from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TransportError
@@ -57,24 +57,33 @@ def open_sink(out: Out) -> Sink:
     """The sink of a path that ends in ``.car``, of another path (the folder of a local store), of a URL or a store.
 
     :raises OptionError: ``out`` cannot be written to, or is none of these.
+    :raises TransportError: the path cannot be looked at.
     """
     if isinstance(out, str | os.PathLike):
         text = os.fspath(out)
-        if "://" in text:
+        if not text or "\0" in text:
+            raise OptionError(f"out is {text!r}: name a CAR file, or the folder of a local store")
+        if is_network(text):
             return _StoreSink(open_blockstore(text))
-        path = Path(os.path.realpath(text))
-        if path.is_dir():
-            return _StoreSink(LocalBlockstore(path))
-        if path.suffix == ".car":
-            return _CarSink(path)
-        if path.exists():
-            raise OptionError(
-                f"{text} is a file that does not end in .car: name a CAR file, or the folder of a local store"
-            )
-        return _StoreSink(LocalBlockstore(path))
+        try:
+            return _sink_of_path(Path(os.path.realpath(text)), text)
+        except OSError as error:
+            raise TransportError(f"the path cannot be looked at: {error.strerror}", source=text[:200]) from error
     if isinstance(out, Blockstore):
         return _StoreSink(out)
     raise OptionError(f"out is a path or a Blockstore, not a {type(out).__name__}")
+
+
+def _sink_of_path(path: Path, text: str) -> Sink:
+    if path.is_dir():
+        return _StoreSink(LocalBlockstore(path))
+    if path.suffix == ".car":
+        return _CarSink(path)
+    if path.exists():
+        raise OptionError(
+            f"{text} is a file that does not end in .car: name a CAR file, or the folder of a local store"
+        )
+    return _StoreSink(LocalBlockstore(path))
 
 
 class _CarSink:

@@ -98,7 +98,7 @@ def plain_value(value: Any) -> Any:
         return [_below(str(i), item) for i, item in enumerate(value)]
     if isinstance(value, tuple):
         return _tuple_value(value)
-    if _is_image(value):
+    if is_image(value):
         return _pixels(value)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
@@ -152,12 +152,7 @@ def tensor_value(tensor: torch.Tensor) -> Any:
 
     :raises Misfit: for a layout or dtype that a dataset does not have.
     """
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
-        state = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
-        state = "meta" if tensor.is_meta else state
-        raise Misfit(
-            0, f"a {state} tensor cannot be part of a dataset; make it dense: tensor.to_dense(), .dequantize()"
-        )
+    check_dense(tensor)
     if tensor.dtype in _NATIVE:
         return tensor.numpy(force=True)
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
@@ -167,6 +162,16 @@ def tensor_value(tensor: torch.Tensor) -> Any:
         raise Misfit(0, f"a tensor of {tensor.dtype} cannot be part of a dataset; convert it with tensor.to(...)")
     name, bits = _BITS[tensor.dtype]
     return Typed(name, tensor.contiguous().view(bits).numpy().view(STORAGE[name]))
+
+
+def check_dense(tensor: torch.Tensor) -> None:
+    """:raises Misfit: a tensor does not have its values one after the other in memory."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        state = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
+        state = "meta" if tensor.is_meta else state
+        raise Misfit(
+            0, f"a {state} tensor cannot be part of a dataset; make it dense: tensor.to_dense(), .dequantize()"
+        )
 
 
 def array_value(array: np.ndarray[Any, Any]) -> Any:
@@ -200,7 +205,7 @@ def _unnumbered(value: Any) -> Any:
     raise Misfit(0, f"an array of {value.dtype} cannot be part of a dataset; {advice}")
 
 
-def _is_image(value: Any) -> bool:
+def is_image(value: Any) -> bool:
     """Whether it is a PIL image; where PIL was never imported there are none."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from torch_ipfs.dataset.write_own import own
 from torch_ipfs.dataset.write_plain import plain_values
-from torch_ipfs.dataset.write_reuse import ReuseWatch
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, CHUNK_ROWS, Chunk, misfit_error
-from torch_ipfs.errors import SampleError
+from torch_ipfs.errors import OptionError, SampleError
 from torch_ipfs.manifest.infer import infer_columns
 from torch_ipfs.manifest.maps import columns_of, keys_of
 from torch_ipfs.manifest.rows import Values, arrays_from_columns
@@ -37,7 +37,7 @@ class RowSource:
         self.num_rows = num_rows
         maps = _as_maps(samples, None if columns is None else tuple(columns))
         # Samples of a list are all there at once: none of them is filled anew.
-        self._pieces = _pieces(maps, None if isinstance(samples, list | tuple) else ReuseWatch())
+        self._pieces = _pieces(maps, copy=not isinstance(samples, list | tuple))
         self._schema = Schema(())
         self._first: tuple[Columns, int] = ([], 0)
         self._inferred_from: int | None = None
@@ -84,7 +84,11 @@ def _plain_columns(maps: Maps, names: Sequence[str]) -> Columns:
 
 def _as_maps(samples: Iterable[Any], names: tuple[str, ...] | None) -> Iterator[Mapping[str, Any]]:
     for position, sample in enumerate(samples):
-        if type(sample) is dict or isinstance(sample, Mapping):
+        is_map = type(sample) is dict or isinstance(sample, Mapping)
+        if names is not None and not isinstance(sample, tuple):
+            what = "a map, and has names already" if is_map else f"a {type(sample).__name__}"
+            raise OptionError(f"columns= names the parts of samples that are tuples; sample {position} is {what}")
+        if is_map:
             yield sample
         elif not isinstance(sample, tuple):
             yield {"value": sample}
@@ -98,15 +102,16 @@ def _as_maps(samples: Iterable[Any], names: tuple[str, ...] | None) -> Iterator[
             )
 
 
-def _pieces(samples: Iterator[Mapping[str, Any]], watch: ReuseWatch | None) -> Iterator[Maps]:
+def _pieces(samples: Iterator[Mapping[str, Any]], *, copy: bool) -> Iterator[Maps]:
     """Samples in lists of about ``CHUNK_BYTES``."""
     piece: Maps = []
     size_bytes = 0
-    for sample in samples:
-        if watch is not None and watch.copying:
-            sample = watch.own(sample)  # noqa: PLW2901 - the same sample
-        piece.append(sample)
-        size_bytes += held_bytes(sample)
+    for position, sample in enumerate(samples):
+        try:
+            piece.append(own(sample) if copy else sample)
+            size_bytes += held_bytes(sample)
+        except RecursionError:
+            raise SampleError(f"sample {position} has lists or maps in each other without end") from None
         if size_bytes >= CHUNK_BYTES or len(piece) == CHUNK_ROWS:
             yield piece
             piece, size_bytes = [], 0

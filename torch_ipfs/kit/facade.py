@@ -10,6 +10,7 @@ from typing import Any, Self
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import OptionError
 from torch_ipfs.kit.node import Node, Role
 from torch_ipfs.kit.operations import IPFSOperations
 from torch_ipfs.kit.tasks import TrainingTask, pinned, read_task
@@ -31,6 +32,8 @@ class ipfs_kit:  # noqa: N801 - the specification's name
 
     def __init__(self, role: Role = "worker", metadata: Mapping[str, Any] | None = None, source: Source = None) -> None:
         self.role: Role = role
+        if not isinstance(metadata, Mapping | None):
+            raise OptionError(f"metadata is a map, not a {type(metadata).__name__}")
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._node = Node(role, source)
         self.ipfs = IPFSOperations(self._node)

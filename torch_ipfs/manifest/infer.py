@@ -103,6 +103,9 @@ class _Inference:
 
     def _mixed(self, values: Sequence[Any]) -> Field:
         first = kind_of(type(values[0]))
+        if first == "int" and kinds_of(values) == {"int"}:
+            row = next(row for row, value in enumerate(values) if not -(2**63) <= value < 2**63)
+            return self._other(row, "an int that no dtype has room for beside the others; make them floats or text")
         row = next((row for row, value in enumerate(values) if kind_of(type(value)) != first), 0)
         return self._other(row, f"{describe(values[row])}, where an earlier sample has {describe(values[0])}")
 

@@ -42,11 +42,14 @@ _DECODED_AT_ONCE_BYTES = 2**22
 Fields = tuple[tuple[str, Layout], ...]
 
 
-def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = None) -> Shard:
+def unpack(
+    data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = None, known: tuple[str, ...] | None = None
+) -> Shard:
     """The rows of a packed shard, checked whole for the columns that are asked for.
 
     :param data: the shard's bytes; the columns look into them, keep them alive and do not copy them.
     :param columns: names of the columns to read; all by default.
+    :param known: names of all columns that it may have; any by default.
     :raises ManifestError: when it is not a shard that may be read, or lacks a column, naming ``cid``.
     """
     view = memoryview(data).cast("B").toreadonly()
@@ -54,7 +57,9 @@ def unpack(data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = N
     try:
         message, position = _message(view, 0)
         fields, schema = (
-            _cached_fields(message, names) if len(message) <= _CACHED_MESSAGE_BYTES else _fields(message, names)
+            _cached_fields(message, names, known)
+            if len(message) <= _CACHED_MESSAGE_BYTES
+            else _fields(message, names, known)
         )
         batch_message, start = _message(view, position)
         key = message, batch_message, names, len(view)
@@ -126,7 +131,7 @@ def read_stream(data: bytes | memoryview) -> tuple[Schema, dict[str, Array], int
     """
     view = memoryview(data).cast("B").toreadonly()
     message, position = _message(view, 0)
-    fields, schema = _fields(message, None)
+    fields, schema = _fields(message, None, None)
     batch = _Batch(view, *_message(view, position))
     return schema, dict(zip(schema.names, batch.read(fields, schema.names), strict=True)), batch.num_rows
 
@@ -159,9 +164,11 @@ def _message(view: memoryview, position: int) -> tuple[bytes, int]:
     return bytes(view[start : start + length]), start + length
 
 
-def _fields(message: bytes, names: tuple[str, ...] | None) -> tuple[Fields, Schema]:
-    """The fields of a shard, and the schema of those that are ``names``."""
+def _fields(message: bytes, names: tuple[str, ...] | None, known: tuple[str, ...] | None) -> tuple[Fields, Schema]:
+    """The fields of a shard, which are among ``known``, and the schema of those that are ``names``."""
     fields = read_schema(Table.root(message))
+    if known is not None and (unknown := [name for name, _ in fields if name not in known]):
+        raise ManifestError(f"it has a field {unknown[0]!r:.200}, which the dataset's schema lacks")
     try:
         return fields, Schema(tuple((name, layout.field) for name, layout in fields)).select(names)
     except OptionError as error:

@@ -109,7 +109,10 @@ def first_of_other_kind(values: list[Any], expected: str) -> int:
 @lru_cache(maxsize=256)
 def numpy_dtype_name(dtype: np.dtype[Any]) -> str:
     """The dataset's name for a numpy dtype, of either byte order; ``""`` where it has none."""
-    name = dtype.newbyteorder("=").name
+    try:
+        name = dtype.newbyteorder("=").name
+    except TypeError:  # text of numpy 2, which has no order of bytes
+        return ""
     return name if name in STORAGE else ""
 
 

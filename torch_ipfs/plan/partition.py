@@ -114,7 +114,7 @@ class Partition:
         """
         steps = self.steps_of(topology)
         full = steps[: len(range(steps.start, min(self.full_steps, steps.stop), steps.step))]
-        in_batch = np.arange(self.batch_size, dtype=np.int64)
+        in_batch = np.arange(self.batch_size if full else 0, dtype=np.int64)
         i, positions = 0, min(_FIRST_RUN_POSITIONS, max_positions)
         while i < len(full):
             run = full[i : i + max(1, positions // self.batch_size)]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch_ipfs.errors import OptionError
 
+MOST_RANKS = 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class Topology:
@@ -21,6 +23,8 @@ class Topology:
     num_workers: int = 1
 
     def __post_init__(self) -> None:
+        if self.world_size > MOST_RANKS:
+            raise OptionError(f"world_size must be at most {MOST_RANKS}, but is {self.world_size}")
         if self.world_size < 1 or not 0 <= self.rank < self.world_size:
             raise OptionError(
                 f"rank must be in [0, world_size), but rank is {self.rank} and world_size is {self.world_size}"
