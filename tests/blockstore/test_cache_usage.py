@@ -166,6 +166,24 @@ def test_room_for_small_blocks_is_counted_ahead_and_given_back(tmp_path: Path, g
     assert usage_of(tmp_path).total() == 10_000
 
 
+def test_a_block_that_fills_the_cache_takes_the_room_that_was_counted_ahead(tmp_path: Path, gone: list[str]) -> None:
+    eviction = eviction_of(tmp_path, gone)
+    assert eviction.reserve(100, 10**5)
+    block(tmp_path, 0)
+    eviction.written(100)
+    assert eviction.reserve(10**5, 10**5)
+    assert len(gone) == 1
+    assert eviction.total() == 10**5
+
+
+def test_a_sum_below_nothing_is_counted_again(tmp_path: Path) -> None:
+    block(tmp_path, 0)
+    usage = usage_of(tmp_path)
+    assert usage.total() == 100
+    usage.add(-5000)
+    assert usage.total() == 100
+
+
 def test_the_oldest_go_and_what_was_used_since_stays(tmp_path: Path, gone: list[str]) -> None:
     names = [block(tmp_path, number) for number in range(40)]
     files = CacheFiles(tmp_path)

@@ -262,6 +262,16 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert store.stats()["bytes"] == 3000
 
 
+def test_the_least_recently_used_go_first_also_of_a_cache_that_was_half_empty(tmp_path: Path) -> None:
+    blocks = blocks_of(5)
+    (a, b, c, d, e) = (cid for cid, _ in blocks)
+    store = CachedBlockstore(DictStore(blocks), tmp_path, 4000)
+    for cid in (a, b, a, b, a, c, d, e):
+        store.get(cid)
+        time.sleep(0.01)  # a 64th of the cache's age is not told apart
+    assert [file_of(tmp_path, cid).exists() for cid in (a, b, c, d, e)] == [True, False, True, True, True]
+
+
 @pytest.mark.parametrize("size_bytes", [10, 1000, BIG])
 def test_the_bound_holds_over_many_blocks(tmp_path: Path, size_bytes: int) -> None:
     blocks = blocks_of(100, size_bytes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ from tests.blockstore.staged_stores import (
 )
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.cached import CachedBlockstore
+from torch_ipfs.codec import car, dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TransportError
 
@@ -224,3 +227,75 @@ def test_a_reader_that_is_left_lets_go_of_everything(tmp_path: Path, no_leaks: N
     assert len(inner.asked) == asked
     store.close()
     later.close()
+
+
+def test_nobody_looks_after_claims_once_the_store_is_closed(tmp_path: Path) -> None:
+    blocks = blocks_of(20)
+    inner = StagedStore(blocks)
+    inner.unreachable_at = None  # type: ignore[attr-defined]
+    store = CachedBlockstore(inner, tmp_path)
+    for _ in range(2):
+        assert got(store, [cid for cid, _ in blocks]) == [data for _, data in blocks]
+        store.close()
+        assert "torch_ipfs-claims" not in [thread.name for thread in threading.enumerate()]
+        shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("lock", ["_eviction._mutex", "_eviction._usage._mutex", "claims._mutex", "_mutex"])
+def test_an_iterator_that_the_collector_finds_waits_for_nothing(tmp_path: Path, lock: str) -> None:
+    """It finds it in whatever line of whatever thread, which may hold any lock of the cache."""
+    blocks = blocks_of(40)
+    store = CachedBlockstore(StagedStore(blocks), tmp_path)
+
+    def leave() -> None:
+        reader: Any = store.get_many([cid for cid, _ in blocks])
+        next(reader)
+        cycle = [reader]
+        cycle.append(cycle)
+
+    def collect_under_the_lock() -> None:
+        held: Any = store._here().disk
+        for name in lock.split("."):
+            held = getattr(held, name)
+        with held:
+            gc.collect()
+
+    gc.disable()
+    try:
+        leave()
+        collecting = threading.Thread(target=collect_under_the_lock, daemon=True)
+        collecting.start()
+        collecting.join(DEADLINE_S)
+        assert not collecting.is_alive()
+    finally:
+        gc.enable()
+    wait_until(lambda: not store._here().blocks.claims._held, "the claims")
+    wait_until(lambda: "torch_ipfs-fetch" not in [thread.name for thread in threading.enumerate()], "the thread")
+    assert got(store, [cid for cid, _ in blocks]) == [data for _, data in blocks]
+
+
+def test_a_child_leaves_the_file_of_its_parents_stream_alone(tmp_path: Path) -> None:
+    blocks = blocks_of(50)
+    cids = [cid for cid, _ in blocks]
+    node = dag_cbor.encode({"samples": cids})
+    root = CID.of(node, "dag-cbor")
+
+    class Linked(StagedStore):
+        def get_linked(self, _: CID, wanted: Any) -> Any:
+            yield from ((cid.multihash, self.blocks[cid.multihash]) for cid in wanted)
+
+    store = CachedBlockstore(Linked([(root, node), *blocks]), tmp_path)
+    stream = store.get_linked(root, cids)
+    assert stream is not None
+    came = [next(stream) for _ in range(40)]
+    with children((_close, (stream,))) as [child]:
+        child.join(DEADLINE_S)
+        assert child.exitcode == 0
+    came += stream
+    assert len(came) == 50
+    (pack,) = files_of(tmp_path)
+    assert len(list(car.scan(memoryview(pack.read_bytes()))[1])) == 50
+
+
+def _close(stream: Any) -> None:
+    stream.close()

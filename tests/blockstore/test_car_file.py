@@ -180,6 +180,16 @@ def test_what_is_no_car_is_named(tmp_path: Path, content: bytes | None, error: t
         assert caught.value.source == str(path)  # type: ignore[attr-defined]
 
 
+def test_the_roots_of_a_file_that_was_cut_since_are_an_error(tmp_path: Path) -> None:
+    blocks = blocks_of(1)
+    path = write_car(tmp_path / "x.car", blocks)
+    store = CarBlockstore(path)
+    store.get(blocks[0][0])
+    os.truncate(path, 0)
+    with pytest.raises(TransportError, match="something wrote into it"):
+        _ = store.roots
+
+
 def test_folders_and_pipes_are_no_cars(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):

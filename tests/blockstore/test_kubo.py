@@ -20,7 +20,7 @@ from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockNotFound, HashMismatch, OptionError, TransportError
+from torch_ipfs.errors import BlockNotFound, CodecError, HashMismatch, OptionError, TransportError
 from torch_ipfs.testing import BlockstoreConformance
 
 pytestmark = pytest.mark.kubo
@@ -345,6 +345,33 @@ def test_answers_of_another_form_are_transport_errors(answer: bytes):
             with pytest.raises(TransportError):
                 call()
         store.close()
+
+
+def test_an_error_may_come_in_pieces():
+    told = b'{"Message": "block was not found locally (offline): ipld: could not find x", "Code": 0, "Type": "error"}'
+
+    def in_pieces(_: Asked, connection: Connection) -> None:
+        connection.head(500, {"Content-Length": str(len(told)), "Content-Type": "application/json"})
+        for at in range(0, len(told), 40):
+            connection.send(told[at : at + 40])
+            time.sleep(0.02)
+
+    with serving(in_pieces) as server:
+        store = KuboBlockstore(server.url, **options())
+        with pytest.raises(BlockNotFound):
+            store.get(block(1)[0])
+        assert len(server.asked) == 1
+        assert not store.has(block(1)[0])
+        store.close()
+
+
+@pytest.mark.parametrize(("name", "error"), [("nothing.car", TransportError), (".", TransportError), ("x", CodecError)])
+def test_a_file_that_is_no_car_is_named(tmp_path: Path, name: str, error: type[Exception]):
+    (tmp_path / "x").write_bytes(b"no CAR")
+    store = KuboBlockstore("http://127.0.0.1:1")
+    with pytest.raises(error) as caught:
+        store.import_car(tmp_path / name)
+    assert caught.value.source == str(tmp_path / name)  # type: ignore[attr-defined]
 
 
 def test_a_post_follows_no_redirect():

@@ -95,6 +95,16 @@ def test_a_direct_pin_keeps_its_block_alone(store: LocalBlockstore) -> None:
     assert held(store) == multihashes(root)
 
 
+def test_a_direct_pin_takes_nothing_from_a_recursive_one(store: LocalBlockstore) -> None:
+    child = leaf(store, "child")
+    root = put(store, "dag-cbor", [child])
+    store.pin(root)
+    store.pin(root, recursive=False)
+    assert store.pins() == {root: "recursive"}
+    collect(store)
+    assert held(store) == multihashes(root, child)
+
+
 def test_a_block_pinned_under_one_codec_is_kept_under_all(store: LocalBlockstore) -> None:
     child = leaf(store, "child")
     root = put(store, "dag-cbor", [child])

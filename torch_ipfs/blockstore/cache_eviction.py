@@ -20,6 +20,9 @@ MOST_WALKS = 3
 """Walks for one block. More would mean that all that is found is used again before its turn comes."""
 
 
+LITTLE_ROOM_BYTES = 2**30
+"""A smaller cache keeps exact account of what was used last from the start."""
+
 LOOK_S = 1.0
 """How long what others have written may go unnoticed by a process that only reads."""
 
@@ -44,7 +47,9 @@ class CacheEviction:
         self._oldest: deque[CacheEntry] = deque()
 
     def is_pressed(self, limit_bytes: int) -> bool:
-        """Whether more than half of the room is taken, so that it matters which blocks were used last."""
+        """Whether more than half of the room is taken, or there is little, so that it matters which blocks were used last."""
+        if limit_bytes <= LITTLE_ROOM_BYTES:
+            return True
         now = time.monotonic()
         if now >= self._look_again_at:
             self._look_again_at = now + LOOK_S
@@ -63,12 +68,13 @@ class CacheEviction:
         with self._mutex:
             spare_bytes = min(MOST_SPARE_BYTES, limit_bytes >> 10)
             if size_bytes > self._spare_bytes:
+                missing_bytes = size_bytes - self._spare_bytes
                 if size_bytes < spare_bytes and self._count(spare_bytes, limit_bytes):
                     self._spare_bytes += spare_bytes
-                elif not self._count(size_bytes, limit_bytes):
+                elif not self._count(missing_bytes, limit_bytes):
                     return False
                 else:
-                    self._spare_bytes += size_bytes
+                    self._spare_bytes += missing_bytes
             self._spare_bytes -= size_bytes
             self._unwritten_bytes += size_bytes
             return True

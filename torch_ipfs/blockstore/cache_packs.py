@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, cast
 
 from torch_ipfs.blockstore.base import Block
 from torch_ipfs.blockstore.cache_eviction import CacheEviction
@@ -72,6 +73,34 @@ class Pack:
         return block
 
 
+class _Appended:
+    """A new file that is written a buffer at a time. What is in the buffer when it is collected, as in a forked child, is not:
+    a file of Python's own would be written to there, between what its parent writes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("xb", buffering=0)  # noqa: SIM115 - closed by close
+        self._buffer = bytearray()
+
+    def write(self, data: Block) -> int:
+        self._buffer += data
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        buffer, self._buffer = self._buffer, bytearray()
+        rest = memoryview(buffer)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class PackWriter:
     """A pack that is being written; :meth:`finish` gives it its name, or removes it.
 
@@ -83,10 +112,10 @@ class PackWriter:
         self._name = key_of(node.multihash).hex()
         files.make_folders()
         self._temporary = f"{files.temporary}/{half_written(node)}{secrets.token_hex(12)}"
-        self._file = Path(self._temporary).open("xb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by finish
+        self._file = _Appended(self._temporary)
         with suppress(OSError):  # as for a block's file: a file system without locks
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._car = car.CarWriter(self._file, [node])
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._car = car.CarWriter(cast(IO[bytes], self._file), [node])
         self.num_blocks = 0
 
     def add(self, multihash: bytes, block: Block) -> None:
@@ -128,5 +157,4 @@ class PackWriter:
         """Leave nothing behind."""
         with suppress(OSError):
             Path(self._temporary).unlink()
-        with suppress(OSError):  # what is in its buffer may not fit on the disk
-            self._file.close()
+        self._file.close()

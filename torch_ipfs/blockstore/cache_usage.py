@@ -138,6 +138,8 @@ class CacheUsage:
             self._read = _Read(name, _NAME_BYTES, 0)
         self._read.total_bytes += sum(self._differences(fd, self._read.offset, size))
         self._read.offset = size
+        if self._read.total_bytes < 0:  # a file was longer when it went than when it came
+            self._mend()
 
     def _mend(self) -> None:
         """Begin anew: a full disk took half of a number, and all after it would be read askew."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block, unreachable_at
 from torch_ipfs.blockstore.cached_reads import CachedReads
-from torch_ipfs.blockstore.directories import cache_directory
+from torch_ipfs.blockstore.directories import cache_directory, home_expanded
 from torch_ipfs.blockstore.disk_cache import DiskCache
 from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.fetch_once import CountedPack, FetchOnce
@@ -67,7 +67,7 @@ class CachedBlockstore:
         keep_copied_bytes: int = 32 * 2**20,
     ) -> None:
         self._store = store
-        self._cache_dir = cache_directory() if cache_dir is None else Path(cache_dir).expanduser().absolute()
+        self._cache_dir = cache_directory() if cache_dir is None else home_expanded(cache_dir).absolute()
         self._cache_bytes = _bytes_of_environment() if cache_bytes is None else cache_bytes
         self._wait_s = wait_s
         self._window_bytes = window_bytes
@@ -75,8 +75,11 @@ class CachedBlockstore:
         self._keep_copied_bytes = keep_copied_bytes
         for name in ("cache_bytes", "wait_s", "window_bytes", "keep_mapped_bytes", "keep_copied_bytes"):
             value = getattr(self, f"_{name}")
-            if value is not None and not value >= 0:
-                raise OptionError(f"{name} is {value}; a number of 0 or more is needed")
+            is_whole = isinstance(value, int) or name == "wait_s"
+            if value is not None and not (is_whole and value >= 0):
+                raise OptionError(
+                    f"{name} is {value!r}; a {'' if name == 'wait_s' else 'whole '}number of 0 or more is needed"
+                )
         self._by_process: dict[int, _Here] = {}
 
     def __repr__(self) -> str:
@@ -179,6 +182,7 @@ class CachedBlockstore:
         """Let go of maps, and close the store below. The cache stays."""
         here = self._by_process.get(os.getpid())
         if here is not None:
+            here.blocks.claims.close()
             here.disk.close()
         self._store.close()
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, identity_block
+from torch_ipfs.blockstore.collecting import is_collecting
 from torch_ipfs.blockstore.disk_cache import Unchecked
 from torch_ipfs.blockstore.fetch_ahead import Ahead, Answer, FetchThread, Request
 from torch_ipfs.blockstore.fetch_once import FetchOnce
@@ -43,7 +44,7 @@ class CachedReads:
         self._disk = blocks.disk
         self._ahead: Ahead[_CachedRequest] = Ahead(window_bytes)
         self._fetcher = FetchThread(
-            blocks.store, self._fetched, self._admit, lambda request: self._release(request.multihash)
+            blocks.store, self._fetched, self._admit, lambda request: self._release(request.multihash), self._let_go
         )
         hash_threads = spare_threads()
         self._most_inline_bytes = INLINE_BYTES if hash_threads else MAX_BLOCK_BYTES
@@ -162,6 +163,11 @@ class CachedReads:
             return
         self._ahead.close()
         self._fetcher.close()
+        if not is_collecting():  # otherwise the thread that fetches does it when it ends: it takes locks
+            self._let_go()
+        self._hash_threads.close()
+
+    def _let_go(self) -> None:
+        """Let others have what is not fetched here any more, and the room that was counted for it."""
         self._release_all()
         self._disk.give_back()
-        self._hash_threads.close()

@@ -69,6 +69,7 @@ class MappedFile:
 
         :raises CodecError: the file is no CAR.
         """
+        self.check_size()
         with blaming(self.path):
             return car.scan(self.view)[0]
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from torch_ipfs.blockstore.car_index import CarIndex
 from torch_ipfs.blockstore.directories import cache_directory
+from torch_ipfs.errors import OptionError
 
 MIN_BLOCKS = 1024
 """A CAR of fewer blocks is walked each time, in milliseconds."""
@@ -57,7 +58,7 @@ def load(state: FileState) -> CarIndex | None:
     """The index that was saved for that state of the file, if there is one and it is whole."""
     try:
         content = _sidecar(state).read_bytes()
-    except (OSError, RuntimeError):  # pathlib has RuntimeError for a home that cannot be found
+    except (OSError, OptionError):  # the latter where the folder is of a user who is not there
         return None
     header = state.header()
     body = memoryview(content)[:-_CHECKSUM_BYTES]
@@ -73,7 +74,7 @@ def save(state: FileState, index: CarIndex) -> None:
     for name, dtype in _COLUMNS:
         content += getattr(index, name).astype(dtype).tobytes()
     content += hashlib.sha256(content).digest()
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(OSError, OptionError):
         path = _sidecar(state)
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, content)

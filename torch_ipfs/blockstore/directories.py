@@ -7,6 +7,9 @@ from pathlib import Path
 
 import platformdirs
 
+from torch_ipfs.blockstore.base import StrPath
+from torch_ipfs.errors import OptionError
+
 APP_NAME = "torch_ipfs"
 
 
@@ -20,8 +23,19 @@ def cache_directory() -> Path:
     return _directory("TORCH_IPFS_CACHE_DIR", "user_cache_dir")
 
 
+def home_expanded(path: StrPath) -> Path:
+    """``path``, with the home of its user in place of ``~``.
+
+    :raises OptionError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OptionError(f"{os.fspath(path)!r} is no path here: {error}") from None
+
+
 def _directory(variable: str, platform_directory: str) -> Path:
     named = os.environ.get(variable)
     if named:
-        return Path(named).expanduser().absolute()
+        return home_expanded(named).absolute()
     return Path(getattr(platformdirs, platform_directory)(APP_NAME, appauthor=False))

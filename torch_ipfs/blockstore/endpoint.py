@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -58,8 +59,8 @@ class Endpoint:
 
     def redact(self, text: str) -> str:
         """``text`` without the endpoint's secrets; what a server says may hold what it was sent."""
-        for secret in self.secrets:
-            text = text.replace(secret, _REDACTED)
+        for secret in self.secrets:  # in whatever case: names of hosts and schemes are told in small letters
+            text = re.sub(re.escape(secret), _REDACTED, text, flags=re.IGNORECASE)
         return text
 
 
@@ -69,7 +70,7 @@ def gateway_endpoint(url: str, *, bearer: str | None = None, headers: Mapping[st
     :raises OptionError: it is no such URL, or a token or a header cannot be sent.
     """
     if not url.lower().startswith(("http://", "https://")):
-        raise OptionError(f"a gateway's URL starts with http:// or https://, not with {url[:20]!r}")
+        raise OptionError(f"a gateway's URL starts with http:// or https://, not with {url.rpartition('@')[2][:20]!r}")
     return _from_url(url, url, bearer=bearer, basic=None, headers=headers or {})
 
 

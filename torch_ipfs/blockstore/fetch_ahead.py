@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.collecting import is_collecting
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError, TransportError
 
@@ -188,6 +189,7 @@ class FetchThread(Generic[R]):
     :param answered: told each answer, in this thread; may wait, which keeps the store back.
     :param admit: asked before a request is handed to the store; may settle it otherwise and answer no. Any thread.
     :param dropped: told, after the iterator was closed, each request that was admitted and will not be answered.
+    :param ended: called by the thread when it ends.
     """
 
     def __init__(
@@ -196,11 +198,13 @@ class FetchThread(Generic[R]):
         answered: Callable[[R, Answer], None],
         admit: Callable[[R], bool] = lambda _: True,
         dropped: Callable[[R], None] = lambda _: None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._answered = answered
         self._admit = admit
         self._dropped = dropped
+        self._ended = ended
         self._changed = threading.Condition()
         self._queue: deque[R] = deque()
         self._asked: deque[R] = deque()
@@ -211,11 +215,15 @@ class FetchThread(Generic[R]):
     def ask(self, request: R) -> None:
         """Have a request answered after those before it."""
         with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="torch_ipfs-fetch", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise TransportError(f"no thread can be started to fetch blocks: {error}") from None
+                self._thread = thread
             self._queue.append(request)
             self._changed.notify()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="torch_ipfs-fetch", daemon=True)
-                self._thread.start()
 
     def withdraw(self) -> list[R]:
         """Take back the requests that were not handed to the store yet."""
@@ -235,12 +243,15 @@ class FetchThread(Generic[R]):
             self._closed = True
             self._queue.clear()
             self._changed.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if not is_collecting() and self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(FAREWELL_S)
 
     def _run(self) -> None:
-        while self._wait_for_work():
-            self._round()
+        try:
+            while self._wait_for_work():
+                self._round()
+        finally:
+            self._ended()
 
     def _wait_for_work(self) -> bool:
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -154,7 +155,7 @@ class FetchOnce:
         self, node: CID, blocks: Generator[tuple[bytes, Block], None, None], at_least: int
     ) -> Generator[tuple[bytes, Block], None, None]:
         """``blocks``, which are put into a pack. It is kept if so many came: the rest is then missing, or in files."""
-        writer = self.disk.pack_writer(node)
+        writer, process = self.disk.pack_writer(node), os.getpid()
         try:
             with closing(blocks):
                 for multihash, block in blocks:
@@ -163,7 +164,9 @@ class FetchOnce:
                         writer = self._added(writer, multihash, block)
                     yield multihash, block
         finally:
-            if writer is not None and writer.num_blocks > at_least:
+            if os.getpid() != process:
+                pass  # a forked child has inherited the iterator; the file is its parent's
+            elif writer is not None and writer.num_blocks > at_least:
                 self.disk.finish_pack(writer)
             elif writer is not None:
                 writer.discard()

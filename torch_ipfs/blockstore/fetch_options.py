@@ -60,5 +60,7 @@ class FetchOptions:
         may_be_zero = ("retries", "max_redirects", "backoff_s", "backoff_max_s", "retry_after_max_s")
         for field in fields(self):
             value = getattr(self, field.name)
-            if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in may_be_zero):
-                raise OptionError(f"{field.name} is {value!r}; a positive number is needed")
+            is_number = isinstance(value, int if field.type == "int" else int | float)
+            if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and field.name not in may_be_zero):
+                kind = "whole number" if field.type == "int" else "number"
+                raise OptionError(f"{field.name} is {value!r}; a positive {kind} is needed")

@@ -17,6 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from torch_ipfs.blockstore.base import Block, one_by_one
+from torch_ipfs.blockstore.collecting import is_collecting
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TorchIPFSError
 
@@ -99,7 +100,7 @@ class HashThreads:
         return True
 
     def close(self) -> None:
-        """Drop what nobody has begun, and wait for the threads to end."""
+        """Drop what nobody has begun, and wait for the threads to end, where that may be waited for."""
         if not self.are_here or sys.is_finalizing():  # threads are gone, or never get to run again
             return
         with suppress(Empty):
@@ -107,8 +108,8 @@ class HashThreads:
                 self._work.get_nowait()
         for _ in self._threads:
             self._work.put(None)
-        for thread in self._threads:
-            if thread is not threading.current_thread():  # which has collected us as garbage
+        for thread in () if is_collecting() else self._threads:
+            if thread is not threading.current_thread():
                 thread.join()
 
     def _start(self) -> None:

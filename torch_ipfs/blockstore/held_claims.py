@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from torch_ipfs.blockstore.base import Blockstore, is_unreachable
+from torch_ipfs.blockstore.collecting import is_collecting
 from torch_ipfs.blockstore.single_flight import Claims
 
 LOOK_S = 0.1
@@ -34,8 +35,10 @@ class HeldClaims:
         self._store = store
         self._claims = claims
         self._held: set[Claim] = set()
-        self._is_watched = not hasattr(store, "unreachable_at")
-        self._mutex = threading.Lock()
+        self._may_be_unreachable = hasattr(store, "unreachable_at")
+        self._watcher: threading.Thread | None = None
+        self._is_closed = False
+        self._changed = threading.Condition()
 
     def claim(self, multihash: bytes) -> Claim | None:
         """As :meth:`~torch_ipfs.blockstore.single_flight.Claims.claim`."""
@@ -49,32 +52,45 @@ class HeldClaims:
 
     def release(self, claim: Claim) -> None:
         """Let others have the block, unless they have been let already."""
-        with self._mutex:
+        with self._changed:
             if claim not in self._held:
                 return
             self._held.remove(claim)
         self._claims.release(claim.multihash)
 
+    def close(self) -> None:
+        """End the thread. What is claimed later has another."""
+        with self._changed:
+            watcher, self._is_closed = self._watcher, True
+            self._changed.notify()
+        if watcher is not None and not is_collecting():
+            watcher.join()
+
     def _hold(self, multihash: bytes) -> Claim:
         claim = Claim(multihash)
-        with self._mutex:
+        with self._changed:
             self._held.add(claim)
-            if self._is_watched:
-                return claim
-            self._is_watched = True
-        try:
-            threading.Thread(target=self._watch, name="torch_ipfs-claims", daemon=True).start()
-        except RuntimeError:  # no thread can be had: others wait as long as they will wait for anybody
-            self._is_watched = False
+            if self._may_be_unreachable and self._watcher is None:
+                self._is_closed = False
+                self._watch_on()
         return claim
+
+    def _watch_on(self) -> None:
+        watcher = threading.Thread(target=self._watch, name="torch_ipfs-claims", daemon=True)
+        try:
+            watcher.start()
+        except RuntimeError:  # no thread can be had: others wait as long as they will wait for anybody
+            return
+        self._watcher = watcher
 
     def _watch(self) -> None:
         while True:
-            time.sleep(LOOK_S)
-            with self._mutex:
-                if not self._held:
-                    self._is_watched = False
+            with self._changed:
+                self._changed.wait(LOOK_S)
+                if self._is_closed or not self._held:
+                    self._watcher = None
                     return
-                in_vain = [claim for claim in self._held if is_unreachable(self._store, claim.since)]
-            for claim in in_vain:
-                self.release(claim)
+                held = tuple(self._held)
+            for claim in held:
+                if is_unreachable(self._store, claim.since):
+                    self.release(claim)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
-from torch_ipfs.blockstore.base import Block, StrPath, identity_block, verify
+from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, verify
 from torch_ipfs.blockstore.kubo_answer import values
 from torch_ipfs.blockstore.retry import Later
 from torch_ipfs.blockstore.transport import Request, Transport
@@ -51,9 +51,11 @@ def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float)
     """Send a CAR file piece by piece; the roots that its header names."""
     with ExitStack() as stack:
         if isinstance(file, str | os.PathLike):
-            file = stack.enter_context(Path(file).open("rb"))
+            with blaming(os.fspath(file)):
+                file = stack.enter_context(Path(file).open("rb"))
         start = _Recorder(file)
-        roots = car.read_header(cast(IO[bytes], start))
+        with blaming(str(getattr(file, "name", type(file).__name__))):
+            roots = car.read_header(cast(IO[bytes], start))
         answer = transport.run(lambda session: _send(transport, session, start.recorded, file, timeout_s))
     _check(answer, transport.endpoint.source)
     return roots

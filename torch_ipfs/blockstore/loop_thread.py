@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 from torch_ipfs.blockstore.process_lock import ProcessLock
-from torch_ipfs.errors import StoreClosed
+from torch_ipfs.errors import StoreClosed, TransportError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -39,7 +39,10 @@ class LoopThread(Generic[S]):
         self._closed = False
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(opened,), name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise TransportError(f"no thread can be started for connections: {error}") from None
         opened.result()
 
     @property

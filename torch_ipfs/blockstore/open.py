@@ -11,6 +11,7 @@ from typing import cast
 
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.car_file import CarBlockstore
+from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.errors import OptionError, TransportError
 
@@ -138,7 +139,7 @@ def _open_network(source: str) -> Blockstore:
 def _open_path(source: str) -> Blockstore:
     if not source:
         raise OptionError(f"an empty name of a source; {FORMS}")
-    path = Path(source).expanduser()
+    path = home_expanded(source)
     try:
         mode = path.stat().st_mode
         is_car = stat.S_ISREG(mode) and _starts_as_car(path)

@@ -40,8 +40,15 @@ class Pins:
         self._files = files
 
     def add(self, cid: CID, kind: str) -> None:
-        """:raises TransportError: the file system refuses."""
-        self._files.write_text(f"{self._folder}/{cid}", f"{kind}\n")
+        """Pin a CID. One that is pinned with all that it links to stays so.
+
+        :raises TransportError: the file system refuses.
+        """
+        path = Path(self._folder, str(cid))
+        with blaming(self._folder):
+            if kind == DIRECT and path.exists() and self._kind(path) == RECURSIVE:
+                return
+        self._files.write_text(str(path), f"{kind}\n")
 
     def remove(self, cid: CID) -> None:
         """:raises OptionError: there is no such pin."""

@@ -6,6 +6,7 @@ What is not 200 is judged by the store (:data:`Judge`): missing, refused, later 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import socket
@@ -36,6 +37,8 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _COMES_LATER = frozenset((408, 425, 429))
 _NEVER_COMES = frozenset((501, 505))
 _EXCERPT_BYTES = 4096
+_EXCERPT_S = 5.0
+"""How long the start of what is said with an error is waited for."""
 _SHA2_256_PREFIX = b"\x12\x20"
 
 
@@ -224,7 +227,8 @@ class Transport:
                 encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
                 if encoding not in ("", "identity"):
                     # Never unpacked, so that there is no bomb in it.
-                    raise self.broken(f"asked for it as it is, came with Content-Encoding {encoding[:40]!r}", request)
+                    named = self.endpoint.redact(encoding)[:40]
+                    raise self.broken(f"asked for it as it is, came with Content-Encoding {named!r}", request)
                 yield response
         except (aiohttp.ClientError, OSError) as failure:
             raise self._told(failure, request) from None
@@ -257,14 +261,17 @@ class Transport:
         headers = {**request.headers, **dict(self.endpoint.headers)}
         for _ in range(self.options.max_redirects + 1):
             self.counts["requests"] += 1
-            response = await session.request(
-                request.method,
-                url,
-                headers=headers,
-                data=request.body and request.body(),
-                allow_redirects=False,
-                proxy=_environment_proxy(url.scheme, url.host or ""),
-            )
+            try:
+                response = await session.request(
+                    request.method,
+                    url,
+                    headers=headers,
+                    data=request.body and request.body(),
+                    allow_redirects=False,
+                    proxy=_environment_proxy(url.scheme, url.host or ""),
+                )
+            except UnicodeError:
+                raise self.broken("was led to a host that can have no such name", request) from None
             if response.status not in _REDIRECTS:
                 return response
             response.release()
@@ -283,17 +290,25 @@ class Transport:
         try:
             target = response.url.join(yarl.URL(response.headers.get("Location", ""), encoded=True)).with_user(None)
             target.origin()  # raises where it has none
-        except ValueError:
+        except (ValueError, IndexError):
             raise self.broken("was redirected to what is no URL", request) from None
         if target.scheme not in ("http", "https"):
-            raise self.broken(f"was redirected to the scheme {target.scheme[:20]!r}", request)
+            named = self.endpoint.redact(target.scheme)[:20]
+            raise self.broken(f"was redirected to the scheme {named!r}", request)
         if response.url.scheme == "https" and target.scheme != "https":
-            raise self.broken(f"was redirected from https to http, at {str(target.origin())[:100]}", request)
+            named = self.endpoint.redact(str(target.origin()))[:100]
+            raise self.broken(f"was redirected from https to http, at {named}", request)
         return target
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
-        excerpt = await response.content.read(_EXCERPT_BYTES)
-        text = self.endpoint.redact(excerpt.decode("utf-8", "replace"))
+        excerpt = b""
+        with suppress(TimeoutError):  # what it says so far has to do
+            async with asyncio.timeout(_EXCERPT_S):
+                async for piece in response.content.iter_any():
+                    excerpt += piece
+                    if len(excerpt) >= _EXCERPT_BYTES:
+                        break
+        text = self.endpoint.redact(excerpt[:_EXCERPT_BYTES].decode("utf-8", "replace"))
         return Refusal(response.status, text, retry_after_s(response.headers.get("Retry-After")))
 
     def _told(self, failure: Exception, request: Request) -> Exception:
