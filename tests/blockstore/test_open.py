@@ -140,6 +140,18 @@ def test_the_default_is_the_environments_list_else_the_local_store(
     assert [both.get(CID.of(data)) for data in (b"in the car", b"in the folder")] == [b"in the car", b"in the folder"]
 
 
+def test_commas_alone_name_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_IPFS_SOURCE", " , ")
+    with pytest.raises(OptionError, match="an empty list of sources"):
+        open_blockstore()
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/x.car", "~no-such-user"])
+def test_the_home_of_nobody_is_no_path(name: str) -> None:
+    with pytest.raises(OptionError, match="is no path here"):
+        open_blockstore(name)
+
+
 @pytest.mark.parametrize(
     "source",
     ["no/such/file.car", "", "nul\0byte", "ftp://host/x.car", "file:///x.car", "ipfs://bafy", [], [None], 5, b"x.car"],

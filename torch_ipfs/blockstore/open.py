@@ -81,9 +81,11 @@ def is_network(name: str) -> bool:
 
 
 def _open_default() -> Blockstore:
-    named = [name.strip() for name in os.environ.get("TORCH_IPFS_SOURCE", "").split(",")]
-    named = [name for name in named if name]
-    return _open_all(named) if named else LocalBlockstore()
+    text = os.environ.get("TORCH_IPFS_SOURCE", "").strip()
+    if not text:
+        return LocalBlockstore()
+    named = [name.strip() for name in text.split(",")]
+    return _open_all([name for name in named if name])
 
 
 def _open_all(sources: Sequence[Source]) -> Blockstore:
