@@ -347,6 +347,20 @@ def test_answers_of_another_form_are_transport_errors(answer: bytes):
         store.close()
 
 
+def test_an_error_may_be_cut_short():
+    def cut(_: Asked, connection: Connection) -> None:
+        connection.head(404, {"Content-Length": "100"})
+        connection.send(b"not found")
+        connection.cut()
+
+    with serving(cut) as server:
+        store = GatewayBlockstore(server.url, **options())
+        with pytest.raises(BlockNotFound):
+            store.get(block(1)[0])
+        assert len(server.asked) == 1
+        store.close()
+
+
 def test_an_error_may_come_in_pieces():
     told = b'{"Message": "block was not found locally (offline): ipld: could not find x", "Code": 0, "Type": "error"}'
 

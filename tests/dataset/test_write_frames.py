@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -86,9 +88,22 @@ def test_columns_that_a_format_leaves_out_are_not_written() -> None:
     assert write_dataset(dataset, store) == write_dataset({"a": [1, 2], "b": [3, 4]}, store)
 
 
+def test_columns_that_a_format_only_dresses_otherwise_are_written() -> None:
+    dataset = datasets.Dataset.from_dict({"a": [1, 2], "t": ["x", "y"]})
+    store = MemoryBlockstore()
+    dressed = dataset.with_format("torch", columns=["a"], output_all_columns=True)
+    assert write_dataset(dressed, store) == write_dataset(dataset, store)
+
+
+def test_a_module_of_that_name_may_be_somebody_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", ModuleType("datasets"))
+    store = MemoryBlockstore()
+    assert write_dataset([{"a": 1}], store) == write_dataset({"a": [1]}, store)
+
+
 @pytest.mark.parametrize("column", [pd.Series([1, 2]), pa.chunked_array([[1, 2]])], ids=["Series", "ChunkedArray"])
 def test_a_column_by_itself_has_no_name(column: Any) -> None:
-    with pytest.raises(OptionError, match="is one column"):
+    with pytest.raises(OptionError, match="if it is one column"):
         write_dataset(column, MemoryBlockstore())
 
 

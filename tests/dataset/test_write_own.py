@@ -14,6 +14,7 @@ from PIL import Image, ImageSequence
 import torch_ipfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.dataset.write import write_dataset
+from torch_ipfs.errors import SampleError
 
 N = 200
 
@@ -149,3 +150,31 @@ def test_a_column_may_make_its_values_when_it_is_asked_for_them() -> None:
             return self.buffer
 
     assert read({"x": Made()}) == list(range(N))
+
+
+@pytest.mark.parametrize("as_rows", [list, iter], ids=["list", "iterator"])
+def test_a_broken_image_is_no_sample(as_rows: Any) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[len(data) // 2] ^= 0xFF
+    for broken in (data, data[: len(data) // 2]):
+        rows = [{"x": Image.new("RGB", (64, 64))}, {"x": Image.open(io.BytesIO(bytes(broken)))}]
+        with pytest.raises(SampleError, match=r"sample 1.* an image cannot be read"):
+            write_dataset(as_rows(rows), MemoryBlockstore())
+
+
+def test_a_column_that_is_made_when_it_is_asked_for_is_made_twice_at_most() -> None:
+    class Made(Sequence[Any]):
+        made = 0
+
+        def __len__(self) -> int:
+            return 200
+
+        def __getitem__(self, row: Any) -> Any:
+            self.made += 1
+            return np.full(100_000, row, np.uint8)
+
+    column = Made()
+    assert read({"x": column}) == list(range(200))
+    assert column.made < 3 * len(column)

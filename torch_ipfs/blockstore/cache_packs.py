@@ -74,12 +74,12 @@ class Pack:
 
 
 class _Appended:
-    """A new file that is written a buffer at a time. What is in the buffer when it is collected, as in a forked child, is not:
-    a file of Python's own would be written to there, between what its parent writes.
+    """A new file that is written a buffer at a time. Files of Python's own are written to and closed where they are collected: in a
+    forked child between what its parent writes, and before an iterator's end that the same collection finds.
     """
 
     def __init__(self, path: str) -> None:
-        self._file = Path(path).open("xb", buffering=0)  # noqa: SIM115 - closed by close
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._buffer = bytearray()
 
     def write(self, data: Block) -> int:
@@ -92,13 +92,12 @@ class _Appended:
         buffer, self._buffer = self._buffer, bytearray()
         rest = memoryview(buffer)
         while rest:
-            rest = rest[self._file.write(rest) :]
-
-    def fileno(self) -> int:
-        return self._file.fileno()
+            rest = rest[os.write(self.fd, rest) :]
 
     def close(self) -> None:
-        self._file.close()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class PackWriter:
@@ -114,7 +113,7 @@ class PackWriter:
         self._temporary = f"{files.temporary}/{half_written(node)}{secrets.token_hex(12)}"
         self._file = _Appended(self._temporary)
         with suppress(OSError):  # as for a block's file: a file system without locks
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._car = car.CarWriter(cast(IO[bytes], self._file), [node])
         self.num_blocks = 0
 
@@ -139,7 +138,7 @@ class PackWriter:
                 return False
             try:
                 now_ns = time.time_ns()
-                os.utime(self._file.fileno(), ns=(now_ns, now_ns))
+                os.utime(self._file.fd, ns=(now_ns, now_ns))
                 path = Path(self._files.path(self._name))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Path(self._temporary).replace(path)
@@ -157,4 +156,5 @@ class PackWriter:
         """Leave nothing behind."""
         with suppress(OSError):
             Path(self._temporary).unlink()
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()

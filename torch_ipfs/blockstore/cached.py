@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block, unreachable_at
@@ -75,11 +76,10 @@ class CachedBlockstore:
         self._keep_copied_bytes = keep_copied_bytes
         for name in ("cache_bytes", "wait_s", "window_bytes", "keep_mapped_bytes", "keep_copied_bytes"):
             value = getattr(self, f"_{name}")
-            is_whole = isinstance(value, int) or name == "wait_s"
-            if value is not None and not (is_whole and value >= 0):
-                raise OptionError(
-                    f"{name} is {value!r}; a {'' if name == 'wait_s' else 'whole '}number of 0 or more is needed"
-                )
+            if value is not None and not (isinstance(value, Real) and float(value) >= 0):
+                raise OptionError(f"{name} is {value!r}; a number of 0 or more is needed")
+        if not isinstance(self._cache_bytes, Integral | None):
+            raise OptionError(f"cache_bytes is {self._cache_bytes!r}; a whole number is needed")
         self._by_process: dict[int, _Here] = {}
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, identity_block
-from torch_ipfs.blockstore.collecting import is_collecting
+from torch_ipfs.blockstore.collecting import put_off
 from torch_ipfs.blockstore.disk_cache import Unchecked
 from torch_ipfs.blockstore.fetch_ahead import Ahead, Answer, FetchThread, Request
 from torch_ipfs.blockstore.fetch_once import FetchOnce
@@ -44,7 +44,7 @@ class CachedReads:
         self._disk = blocks.disk
         self._ahead: Ahead[_CachedRequest] = Ahead(window_bytes)
         self._fetcher = FetchThread(
-            blocks.store, self._fetched, self._admit, lambda request: self._release(request.multihash), self._let_go
+            blocks.store, self._fetched, self._admit, lambda request: self._release(request.multihash)
         )
         hash_threads = spare_threads()
         self._most_inline_bytes = INLINE_BYTES if hash_threads else MAX_BLOCK_BYTES
@@ -102,10 +102,13 @@ class CachedReads:
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
             self._ahead.settle(request, error)
             return
-        if block is None:
-            self._fetcher.ask(request)
-        else:
+        if block is not None:
             self._ahead.settle(request, block)
+            return
+        try:
+            self._fetcher.ask(request)
+        except TorchIPFSError as error:
+            self._ahead.settle(request, error)
 
     def _admit(self, request: _CachedRequest) -> bool:
         """Claim a block before the store is asked for it."""
@@ -163,8 +166,7 @@ class CachedReads:
             return
         self._ahead.close()
         self._fetcher.close()
-        if not is_collecting():  # otherwise the thread that fetches does it when it ends: it takes locks
-            self._let_go()
+        put_off(self._let_go)
         self._hash_threads.close()
 
     def _let_go(self) -> None:

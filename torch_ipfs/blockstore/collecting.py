@@ -1,13 +1,15 @@
-"""Whether garbage is being collected, by the thread that asks.
+"""What an iterator's end may do where the garbage collector finds it.
 
-Iterators that are left end where the collector finds them: in any line of any thread, and whatever locks that thread holds.
-There they must neither take a lock that others keep while they wait for this thread, nor wait for a thread.
+That is in any line of any thread, whatever locks that thread holds: it must neither take a lock there nor wait for a thread.
 """
 
 from __future__ import annotations
 
+import _thread
 import gc
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -19,8 +21,20 @@ _here = _Here()
 
 
 def is_collecting() -> bool:
-    """Whether this is called from within a collection."""
+    """Whether this is called, in this thread, from within a collection."""
     return _here.is_collecting
+
+
+def put_off(work: Callable[[], None]) -> None:
+    """Do ``work``, which takes locks: now, or in a thread of its own where garbage is being collected.
+
+    ``threading`` has locks of its own, so the thread is one that it does not know of.
+    """
+    if not is_collecting():
+        work()
+        return
+    with suppress(RuntimeError):  # no thread can be had: claims go with the process, files with the next sweep
+        _thread.start_new_thread(work, ())
 
 
 def _note(phase: str, _: dict[str, Any]) -> None:

@@ -70,7 +70,8 @@ def gateway_endpoint(url: str, *, bearer: str | None = None, headers: Mapping[st
     :raises OptionError: it is no such URL, or a token or a header cannot be sent.
     """
     if not url.lower().startswith(("http://", "https://")):
-        raise OptionError(f"a gateway's URL starts with http:// or https://, not with {url.rpartition('@')[2][:20]!r}")
+        named = url.partition("?")[0].rpartition("@")[2][:40]
+        raise OptionError(f"a gateway's URL starts with http:// or https://, which that of {named!r} does not")
     return _from_url(url, url, bearer=bearer, basic=None, headers=headers or {})
 
 

@@ -189,7 +189,6 @@ class FetchThread(Generic[R]):
     :param answered: told each answer, in this thread; may wait, which keeps the store back.
     :param admit: asked before a request is handed to the store; may settle it otherwise and answer no. Any thread.
     :param dropped: told, after the iterator was closed, each request that was admitted and will not be answered.
-    :param ended: called by the thread when it ends.
     """
 
     def __init__(
@@ -198,13 +197,11 @@ class FetchThread(Generic[R]):
         answered: Callable[[R, Answer], None],
         admit: Callable[[R], bool] = lambda _: True,
         dropped: Callable[[R], None] = lambda _: None,
-        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._answered = answered
         self._admit = admit
         self._dropped = dropped
-        self._ended = ended
         self._changed = threading.Condition()
         self._queue: deque[R] = deque()
         self._asked: deque[R] = deque()
@@ -247,11 +244,8 @@ class FetchThread(Generic[R]):
             self._thread.join(FAREWELL_S)
 
     def _run(self) -> None:
-        try:
-            while self._wait_for_work():
-                self._round()
-        finally:
-            self._ended()
+        while self._wait_for_work():
+            self._round()
 
     def _wait_for_work(self) -> bool:
         with self._changed:

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, identity_block
 from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
+from torch_ipfs.blockstore.collecting import is_collecting, put_off
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
 from torch_ipfs.blockstore.fetch_ahead import close_iterator, source_of
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
@@ -130,7 +132,7 @@ class FetchOnce:
 
         Nothing comes where another process is at it and gets no further.
         """
-        key, claim, is_shared = key_of(node.multihash), None, self.disk.is_writable
+        key, claim, process, is_shared = key_of(node.multihash), None, os.getpid(), self.disk.is_writable
         if is_shared:
             claim = self.claims.claim_within(
                 key, self._wait_s, lambda: self.disk.pack(node) is not None, lambda: self.disk.half_packed_bytes(node)
@@ -148,8 +150,8 @@ class FetchOnce:
             if blocks is not None:
                 yield from self._packed(node, self.check.linked(blocks), at_least=len(cids) // 2)
         finally:
-            if claim is not None:
-                self.claims.release(claim)
+            if claim is not None and os.getpid() == process:
+                put_off(partial(self.claims.release, claim))
 
     def _packed(
         self, node: CID, blocks: Generator[tuple[bytes, Block], None, None], at_least: int
@@ -164,12 +166,12 @@ class FetchOnce:
                         writer = self._added(writer, multihash, block)
                     yield multihash, block
         finally:
-            if os.getpid() != process:
-                pass  # a forked child has inherited the iterator; the file is its parent's
-            elif writer is not None and writer.num_blocks > at_least:
-                self.disk.finish_pack(writer)
-            elif writer is not None:
-                writer.discard()
+            # Of a forked child, which has inherited the iterator, the file is not.
+            if writer is not None and os.getpid() == process:
+                if writer.num_blocks > at_least and not is_collecting():
+                    self.disk.finish_pack(writer)
+                else:
+                    writer.discard()
 
     def _added(self, writer: PackWriter, multihash: bytes, block: Block) -> PackWriter | None:
         """Add a block to a pack; ``None`` where that cannot be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import TypedDict
 
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES
@@ -60,7 +61,7 @@ class FetchOptions:
         may_be_zero = ("retries", "max_redirects", "backoff_s", "backoff_max_s", "retry_after_max_s")
         for field in fields(self):
             value = getattr(self, field.name)
-            is_number = isinstance(value, int if field.type == "int" else int | float)
+            is_number = isinstance(value, Integral if field.type == "int" else Real)
             if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and field.name not in may_be_zero):
                 kind = "whole number" if field.type == "int" else "number"
                 raise OptionError(f"{field.name} is {value!r}; a positive {kind} is needed")

@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from functools import partial
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, is_unreachable
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.car_file import CarBlockstore
+from torch_ipfs.blockstore.collecting import put_off
 from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
@@ -115,7 +117,7 @@ class TierSource:
             raise
         finally:
             if served:
-                self._answered(asked_at, served=served, bytes=size_bytes)
+                put_off(partial(self._answered, asked_at, served=served, bytes=size_bytes))
                 logger.debug("%d blocks that %s links to from %s", served, node, self.name)
 
     def gave(self, cid: CID, block: Block, asked_at: float) -> None:

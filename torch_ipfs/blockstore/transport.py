@@ -37,6 +37,8 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _COMES_LATER = frozenset((408, 425, 429))
 _NEVER_COMES = frozenset((501, 505))
 _EXCERPT_BYTES = 4096
+_EXPLAINED = (400, 500)
+"""Statuses that do not say by themselves what a node's RPC has refused."""
 _EXCERPT_S = 5.0
 """How long the start of what is said with an error is waited for."""
 _SHA2_256_PREFIX = b"\x12\x20"
@@ -301,13 +303,14 @@ class Transport:
         return target
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
+        import aiohttp
+
         excerpt = b""
-        with suppress(TimeoutError):  # what it says so far has to do
+        says_more = response.status in _EXPLAINED or response.content_type == "application/json"
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):  # what it has said so far has to do
             async with asyncio.timeout(_EXCERPT_S):
-                async for piece in response.content.iter_any():
+                while says_more and len(excerpt) < _EXCERPT_BYTES and (piece := await response.content.readany()):
                     excerpt += piece
-                    if len(excerpt) >= _EXCERPT_BYTES:
-                        break
         text = self.endpoint.redact(excerpt[:_EXCERPT_BYTES].decode("utf-8", "replace"))
         return Refusal(response.status, text, retry_after_s(response.headers.get("Retry-After")))
 

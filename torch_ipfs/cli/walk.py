@@ -173,7 +173,7 @@ class Walk:
         if cid.codec in _LINKING and not (wanted.of_manifest and cid.codec != DAG_PB):
             below += links(codec.decode(cid, block))
         if wanted.leaf is not None:
-            shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, self._schema.names)
+            shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, frozenset(self._schema.names))
             if self._has_links:
                 below += _links_of_shard(shard)
         return below

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import warnings
 import weakref
@@ -263,11 +264,15 @@ def make_dataloader(
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
-    if not isinstance(num_workers, int) or num_workers < 0:
+    try:
+        number_of_workers = operator.index(num_workers)
+    except TypeError:
+        number_of_workers = -1
+    if number_of_workers < 0:
         raise OptionError(f"num_workers must be a whole number of at least 0, but is {num_workers!r}")
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:
         raise OptionError("collate_fn needs a batch_size: without one the loader yields samples")
     dataset = dataset.for_receiver(collate_fn, same_run=True)
-    return IPFSStatefulDataLoader(dataset, num_workers=num_workers, **options)
+    return IPFSStatefulDataLoader(dataset, num_workers=number_of_workers, **options)

@@ -29,7 +29,7 @@ _KEPT_BYTES = 2**24
 """How many bytes of these are kept until they are read as samples."""
 
 
-def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema, known: tuple[str, ...]) -> tuple[Shard, int]:
+def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema, known: frozenset[str]) -> tuple[Shard, int]:
     """A packed shard from its block, and how many bytes of it are held outside of mapped files.
 
     :param block: the block of ``leaf.cid``; of a UnixFS file its root, and the rest is read from ``store``.

@@ -96,6 +96,7 @@ class Reader:
     ) -> None:
         self.store, self.manifest, self.schema = store, manifest, schema
         self.table = ShardTable(self.schema.select(columns))
+        self._names = frozenset(self.schema.names)
         self._leaves: dict[int, Leaf | ByRow] = {}
         self._known = KnownLeaves()
         self._most_leaves = _KEPT_LEAVES
@@ -183,7 +184,7 @@ class Reader:
         try:
             if isinstance(block, TorchIPFSError):
                 raise block
-            shard, held_bytes = shard_of(leaf, block, self.store, self.table.schema, self.schema.names)
+            shard, held_bytes = shard_of(leaf, block, self.store, self.table.schema, self._names)
             self.table.put(slot, shard, held_bytes)
             self.counters[SHARDS] += 1
         except BROKEN as error:

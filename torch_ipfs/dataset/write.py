@@ -13,7 +13,7 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.write_adapters import open_source
 from torch_ipfs.dataset.write_layouts import EmbeddedLayout, Layout, PackedLayout, SamplesLayout
 from torch_ipfs.dataset.write_out import Out, open_sink
-from torch_ipfs.errors import CodecError, OptionError
+from torch_ipfs.errors import CodecError, OptionError, SampleError
 from torch_ipfs.manifest.schema import Field, Schema
 
 LayoutName = Literal["packed", "samples", "embedded"]
@@ -76,7 +76,7 @@ def write_dataset(
     extras = root_extras(name, description, version, created_at, metadata)
     given = _given_schema(schema)
     source = open_source(samples, columns)
-    with open_sink(out) as sink:
+    with open_sink(out) as sink, _bounded_depth():
         found = source.schema(given)
         blocks: Layout = _LAYOUTS[options.layout](found, sink.put, options.hash_function, options.shard_bytes)
         with _bar(source.num_rows, progress) as advance:
@@ -147,6 +147,15 @@ def _given_schema(schema: SchemaLike | None) -> Schema | None:
         if not isinstance(field, Field | str):
             raise OptionError(f"schema has a {type(field).__name__} for {name!r}, not a Field or the name of a dtype")
     return Schema(tuple((name, Field(field) if isinstance(field, str) else field) for name, field in schema.items()))
+
+
+@contextmanager
+def _bounded_depth() -> Iterator[None]:
+    """:raises SampleError: for a sample that Python comes to no end of."""
+    try:
+        yield
+    except RecursionError:
+        raise SampleError("a sample has lists or maps in each other without end, or too many of them") from None
 
 
 @contextmanager

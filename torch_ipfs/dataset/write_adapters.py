@@ -64,6 +64,8 @@ def _checked_names(columns: Any) -> list[str] | None:
 def _table_source(samples: Any) -> Source | None:
     """The source of a table, of whichever library; ``None`` for anything else."""
     pandas, datasets, pyarrow = (sys.modules.get(name) for name in ("pandas", "datasets", "pyarrow"))
+    if not hasattr(datasets, "IterableDatasetDict"):  # somebody's own package of that name
+        datasets = None
     if pandas is not None and isinstance(samples, pandas.DataFrame):
         return ColumnSource(_frame_columns(samples))
     if datasets is not None and isinstance(samples, datasets.DatasetDict | datasets.IterableDatasetDict):
@@ -87,8 +89,10 @@ def _stream_source(samples: Any) -> Source:
 
     try:
         reader = samples if isinstance(samples, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(samples)
-    except pa.ArrowException:
-        raise OptionError(f"a {type(samples).__name__} is one column: write {{'name': column}}") from None
+    except pa.ArrowException as error:
+        raise OptionError(
+            f"a {type(samples).__name__} gives no table ({error}); if it is one column, write {{'name': column}}"
+        ) from error
     return ArrowStreamSource(reader, None, pa.Table.from_batches([], schema=reader.schema))
 
 
@@ -100,7 +104,8 @@ def _hugging_face_source(samples: Any) -> Source:
     # A stream whose features nobody has told makes a table of what each few rows hold, and none of what all do.
     if getattr(samples, "format", {}).get("type") == "custom" or samples.features is None:
         return RowSource(samples, num_rows, None)
-    columns = getattr(samples, "format", {}).get("columns")
+    told = getattr(samples, "format", {})
+    columns = None if told.get("output_all_columns") else told.get("columns")
     has_left_out = columns is not None and len(columns) < len(samples.column_names)
     tables = samples.with_format("arrow", columns=columns) if has_left_out else samples.with_format("arrow")
     empty = tables[:0] if num_rows == 0 else None
@@ -190,7 +195,7 @@ def _check_dense(name: str, tensor: torch.Tensor) -> None:
 
 def _is_of_datasets(values: Any) -> bool:
     """Whether it is a column of Hugging Face datasets, which gives slices a hundred times as fast as single values."""
-    return type(values).__module__.partition(".")[0] == "datasets"
+    return type(values).__module__ in ("datasets.arrow_dataset", "datasets.iterable_dataset")
 
 
 def _iterated(samples: Any) -> Iterable[Any]:

@@ -104,11 +104,10 @@ class ListColumn:
             raise Misfit(misfit.row, misfit.reason, misfit.path[1:]) from None
 
     def fitting(self, start: int, stop: int, budget_bytes: int) -> int:
-        for row, value in enumerate(self._rows(start, min(stop, start + CHUNK_ROWS)), start=start):
-            try:
-                budget_bytes -= held_bytes(value)
-            except RecursionError:
-                raise Misfit(row - start, "it has lists or maps in each other without end") from None
+        stop = min(stop, start + CHUNK_ROWS)
+        values = self._rows(start, stop) if self._lasting else map(self._values.__getitem__, range(start, stop))
+        for row, value in enumerate(values, start=start):
+            budget_bytes -= held_bytes(value)
             if budget_bytes < 0:
                 return max(row, start + 1)
         return min(stop, start + CHUNK_ROWS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch_ipfs.blockstore.open import Source, open_blockstore
@@ -41,8 +41,8 @@ def merge_datasets(
     :raises ManifestError: one of the roots is no dataset.
     """
     check_hash_function(hash_function)
-    if isinstance(roots, CID | str):
-        raise OptionError(f"roots is a list of datasets, not one of them: [{str(roots)!r}]")
+    if isinstance(roots, CID | str) or not isinstance(roots, Iterable):
+        raise OptionError(f"roots is a list of datasets, not {str(roots)!r}")
     extras = root_extras(name, description, version, created_at, metadata)
     store = open_blockstore(source)
     manifests = [Manifest(store, resolve_root(store, root)) for root in roots]

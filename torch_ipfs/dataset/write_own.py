@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_ipfs.dataset.write_plain import is_image
+from torch_ipfs.dataset.write_plain import is_image, pixels
 
 _LASTING = frozenset({type(None), bool, int, float, complex, str, bytes})
 _ARRAYS = (np.ndarray, np.void)
 
 
 def own(value: Any) -> Any:
-    """``value``, with nothing in it that may be filled anew. Maps become dicts, and buffers bytes."""
+    """``value``, with nothing in it that may be filled anew. Maps become dicts, buffers bytes, and images their pixels.
+
+    :raises Misfit: an image has none that a dataset can hold.
+    """
     kind = type(value)
     if kind in _LASTING:
         return value
@@ -36,7 +39,7 @@ def own(value: Any) -> Any:
         return kind._make(items) if hasattr(kind, "_make") else tuple(items)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    return _own_image(value) if is_image(value) else value
+    return pixels(value) if is_image(value) else value
 
 
 def _own_array(array: Any) -> Any:
@@ -45,10 +48,3 @@ def _own_array(array: Any) -> Any:
     for i, item in enumerate(items):
         items[i] = own(item)
     return copied
-
-
-def _own_image(image: Any) -> Any:
-    try:
-        return image.copy()
-    except OSError:  # a file that is cut short, for instance: said where its pixels are taken
-        return image

@@ -99,7 +99,7 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return _tuple_value(value)
     if is_image(value):
-        return _pixels(value)
+        return pixels(value)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if kind_of(kind):
@@ -211,11 +211,18 @@ def is_image(value: Any) -> bool:
     return module is not None and isinstance(value, module.Image)
 
 
-def _pixels(image: Any) -> np.ndarray[Any, Any]:
+def pixels(image: Any) -> np.ndarray[Any, Any]:
+    """The pixels of an image.
+
+    :raises Misfit: its mode has no plain ones, or its file is broken.
+    """
     if image.mode not in _IMAGE_MODES:
         raise Misfit(
             0,
             f"an image of mode {image.mode} has no plain pixels; convert it, with image.convert('RGB') for instance, or "
             "write the bytes of its file",
         )
-    return np.array(image, dtype=_IMAGE_MODES[image.mode])
+    try:
+        return np.array(image, dtype=_IMAGE_MODES[image.mode])
+    except (OSError, SyntaxError, ValueError) as error:  # of a broken file, of a broken PNG, of a closed file
+        raise Misfit(0, f"an image cannot be read: {error}") from None

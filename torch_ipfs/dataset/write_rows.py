@@ -110,6 +110,8 @@ def _pieces(samples: Iterator[Mapping[str, Any]], *, copy: bool) -> Iterator[Map
         try:
             piece.append(own(sample) if copy else sample)
             size_bytes += held_bytes(sample)
+        except Misfit as misfit:
+            raise misfit.error(position) from None
         except RecursionError:
             raise SampleError(f"sample {position} has lists or maps in each other without end") from None
         if size_bytes >= CHUNK_BYTES or len(piece) == CHUNK_ROWS:

@@ -43,7 +43,7 @@ Fields = tuple[tuple[str, Layout], ...]
 
 
 def unpack(
-    data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = None, known: tuple[str, ...] | None = None
+    data: bytes | memoryview, cid: CID, columns: Iterable[str] | None = None, known: frozenset[str] | None = None
 ) -> Shard:
     """The rows of a packed shard, checked whole for the columns that are asked for.
 
@@ -164,7 +164,7 @@ def _message(view: memoryview, position: int) -> tuple[bytes, int]:
     return bytes(view[start : start + length]), start + length
 
 
-def _fields(message: bytes, names: tuple[str, ...] | None, known: tuple[str, ...] | None) -> tuple[Fields, Schema]:
+def _fields(message: bytes, names: tuple[str, ...] | None, known: frozenset[str] | None) -> tuple[Fields, Schema]:
     """The fields of a shard, which are among ``known``, and the schema of those that are ``names``."""
     fields = read_schema(Table.root(message))
     if known is not None and (unknown := [name for name, _ in fields if name not in known]):
