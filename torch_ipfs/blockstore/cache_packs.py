@@ -74,8 +74,10 @@ class Pack:
 
 
 class _Appended:
-    """A new file that is written a buffer at a time. Files of Python's own are written to and closed where they are collected: in a
-    forked child between what its parent writes, and before an iterator's end that the same collection finds.
+    """A new file that is written a buffer at a time.
+
+    Python's own files are written to and closed where they are collected: in a forked child between what its parent writes, and
+    before the end of an iterator that the same collection finds.
     """
 
     def __init__(self, path: str) -> None:
