@@ -38,10 +38,10 @@ class OwnLoaderTrainer(Trainer):
             self.loader.load_state_dict(torch.load(Path(last, "data.pt")))
         return self.loader
 
-    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        super()._save_checkpoint(*arguments, **options)
-        if self.is_world_process_zero():
-            torch.save(self.loader.state_dict(), Path(get_last_checkpoint(self.args.output_dir), "data.pt"))
+    def save_model(self, output_dir: str | None = None, **options: Any) -> None:
+        super().save_model(output_dir, **options)
+        if output_dir and self.is_world_process_zero():
+            torch.save(self.loader.state_dict(), Path(output_dir, "data.pt"))
 
 
 def main(cid: str, source: str, folder: Path) -> None:
@@ -54,6 +54,6 @@ def main(cid: str, source: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path("trainer_output"))
+    main(sys.argv[1], sys.argv[2], Path("own_loader_output"))
     if distributed.is_initialized():
         distributed.destroy_process_group()

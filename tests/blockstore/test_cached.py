@@ -150,6 +150,16 @@ def test_a_cache_of_no_bytes_makes_nobody_wait(tmp_path: Path) -> None:
     assert files_of(tmp_path) == []
 
 
+def test_a_cache_of_no_bytes_gives_nothing_of_what_is_there(tmp_path: Path) -> None:
+    [(cid, data)] = blocks_of(1)
+    assert CachedBlockstore(StagedStore([(cid, data)]), tmp_path).get(cid) == data
+    inner = StagedStore([(cid, data)])
+    store = CachedBlockstore(inner, tmp_path, 0)
+    assert (store.get(cid), got(store, [cid])) == (data, [data])
+    assert inner.asked == [cid, cid]
+    assert store.at_hand(cid) is None
+
+
 def test_large_blocks_are_views_of_a_map(tmp_path: Path) -> None:
     blocks = blocks_of(5, BIG)
     store = CachedBlockstore(DictStore(blocks), tmp_path)

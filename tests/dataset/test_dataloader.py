@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
+import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,3 +192,31 @@ def test_torchs_loader_sees_the_same(car: Written) -> None:
     theirs = DataLoader(shuffled(car), batch_size=None, num_workers=2)
     for one, other in zip(theirs, make_dataloader(shuffled(car)), strict=True):
         assert torch.equal(one["features"], other["features"])
+
+
+def test_a_loader_whose_worker_was_killed_goes_on_with_new_ones(car: Written) -> None:
+    others = set(multiprocessing.active_children())
+    with closing(make_dataloader(shuffled(car), num_workers=2)) as loader:
+        running = iter(loader)
+        received = [next(running)]
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        with pytest.raises(RuntimeError, match="worker"):
+            received.extend(running)
+        loader.load_state_dict(loader.state_dict())
+        assert indices([*received, *loader]) == indices(shuffled(car))
+
+
+def test_a_loader_whose_worker_was_too_slow_goes_on_with_new_ones(car: Written, tmp_path: Path) -> None:
+    def stuck_once(batch: Any) -> Any:
+        if not (tmp_path / "was stuck").exists():
+            (tmp_path / "was stuck").touch()
+            time.sleep(600)
+        return batch
+
+    dataset = shuffled(car, batch_transform=stuck_once)
+    with closing(make_dataloader(dataset, num_workers=1, timeout=1)) as loader:
+        with pytest.raises(RuntimeError, match="timed out"):
+            list(loader)
+        loader.load_state_dict(loader.state_dict())
+        assert indices(loader) == indices(shuffled(car))

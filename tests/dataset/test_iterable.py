@@ -421,3 +421,18 @@ def test_transformed_samples_that_are_not_alike_make_no_batch(transform: Callabl
     dataset = IPFSIterableDataset(root, store, batch_size=2, transform=lambda sample: transform(int(sample["x"])))
     with pytest.raises(SampleError, match=match):
         next(iter(dataset))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_that_batches_samples_itself_has_the_batches_of_the_dataset(num_workers: int) -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    lists = [[1, 2], [3, 4], [5, 6], [7, 8, 9]]
+    samples = [{"l": many, "n": None if i == 3 else float(i), "t": f"{i}", "i": i} for i, many in enumerate(lists)]
+    root = torch_ipfs.write_dataset(samples, store)
+    batches = list(IPFSIterableDataset(root, store, batch_size=2))
+    by_samples = DataLoader(IPFSIterableDataset(root, store), batch_size=2, num_workers=min(num_workers, 1))
+    assert list(map(repr, by_samples)) == list(map(repr, batches))
+    assert [type(batch["l"]) for batch in batches] == [list, list]
+    assert [type(batch["n"]) for batch in batches] == [list, list]
+    plain = DataLoader(IPFSIterableDataset(root, store), batch_size=None, num_workers=num_workers)
+    assert len({type(sample) for sample in plain} - {dict}) == 0

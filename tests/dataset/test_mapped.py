@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, RandomSampler, Subset, default_collate
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    default_collate,
+)
 
 import torch_ipfs
 from tests.dataset.conftest import N, Written, columns
@@ -106,3 +115,100 @@ def test_distributed_sampler_deals_as_the_iterable_does(car: Written, world_size
 def test_unknown_columns(car: Written) -> None:
     with pytest.raises(torch_ipfs.OptionError, match="'nme'"):
         IPFSMapDataset(*car, columns=["nme"])[0]
+
+
+def normalised(samples: list[Any]) -> Any:
+    for sample in samples:
+        sample["x"] = (sample["x"] - 1) / 2
+        del sample["i"]
+    return default_collate(samples)
+
+
+def in_place(samples: list[Any]) -> Any:
+    for sample in samples:
+        sample["x"].sub_(1).div_(2)
+        sample.pop("i")
+    return default_collate(samples)
+
+
+def the_first_alone(samples: list[Any]) -> Any:
+    samples[0]["x"] = samples[0]["x"] + 10
+    return default_collate(samples)
+
+
+@pytest.fixture
+def numbers() -> IPFSMapDataset:
+    store = torch_ipfs.MemoryBlockstore()
+    root = torch_ipfs.write_dataset({"i": range(6), "x": torch.arange(12.0).reshape(6, 2)}, store)
+    return IPFSMapDataset(root, store)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("collate", [normalised, in_place])
+def test_a_collate_fn_may_change_its_samples(numbers: IPFSMapDataset, collate: Any, num_workers: int) -> None:
+    for batch in DataLoader(numbers, batch_size=3, collate_fn=collate, num_workers=num_workers):
+        assert list(batch) == ["x"]
+    (batch,) = DataLoader(numbers, batch_size=6, collate_fn=collate)
+    assert torch.equal(batch["x"], (torch.arange(12.0).reshape(6, 2) - 1) / 2)
+
+
+def test_a_sample_that_was_looked_at_first_is_the_one_that_is_collated(numbers: IPFSMapDataset) -> None:
+    (batch,) = DataLoader(numbers, batch_size=6, collate_fn=the_first_alone)
+    assert batch["x"][:2].tolist() == [[10.0, 11.0], [2.0, 3.0]]
+
+
+def test_samples_that_were_read_together_are_a_list(numbers: IPFSMapDataset) -> None:
+    def rows() -> Any:
+        return numbers.__getitems__([4, 2, 0])
+
+    for used in (
+        lambda rows: rows,
+        lambda rows: rows[:],
+        lambda rows: [*rows],
+        lambda rows: rows + rows[:0],
+        lambda rows: rows.copy(),
+        lambda rows: [rows[0], rows[1], rows[2]],
+        lambda rows: pickle.loads(pickle.dumps(rows)),
+    ):
+        samples = used(rows())
+        assert isinstance(samples, list)
+        assert len(samples) == 3
+        assert [int(sample["i"]) for sample in samples] == [4, 2, 0]
+    changed = rows()
+    changed.sort(key=lambda sample: int(sample["i"]))
+    changed.append({"i": torch.tensor(9)})
+    changed.pop(0)
+    assert [int(sample["i"]) for sample in changed] == [2, 4, 9]
+    kept = rows()
+    kept[0]["i"] = -1
+    assert (kept[0]["i"], kept[-3]["i"]) == (-1, -1)
+
+
+def test_samples_that_a_wrapper_has_mended_are_collated_as_they_are() -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    samples = [{"x": torch.ones(size), "y": None if size == 3 else 1.0} for size in (1, 2, 3, 2)]
+    mapped = IPFSMapDataset(torch_ipfs.write_dataset(samples, store), store)
+
+    class Padded(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(mapped)
+
+        def __getitem__(self, index: int) -> Any:
+            row = mapped[index]
+            row["x"] = torch.nn.functional.pad(row["x"], (0, 3 - len(row["x"])))
+            row["y"] = 0.0 if row["y"] is None else row["y"]
+            return row
+
+    for batch in DataLoader(Padded(), batch_size=2):
+        assert batch["x"].shape == (2, 3)
+        assert batch["y"].shape == (2,)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_transform_that_raises_stop_iteration_does_not_end_the_epoch(car: Written, num_workers: int) -> None:
+    def stopping(sample: Any) -> Any:
+        return sample if sample["index"] < 20 else next(iter(()))
+
+    dataset = IPFSMapDataset(*car, transform=stopping)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(DataLoader(dataset, batch_size=10, num_workers=num_workers))

@@ -87,14 +87,14 @@ class DiskCache:
 
     def has(self, multihash: bytes) -> bool:
         """Whether the block is there; it is not checked."""
-        return os.path.lexists(self._files.path(multihash.hex()))
+        return self._limit_bytes != 0 and os.path.lexists(self._files.path(multihash.hex()))
 
     def read(self, multihash: bytes, *, most_unchecked_bytes: int = MAX_BLOCK_BYTES) -> Block | Unchecked | None:
         """The block, if it is there and its hash is right.
 
         :param most_unchecked_bytes: a block over this that would have to be hashed is answered by :class:`Unchecked`.
         """
-        if len(multihash) > LONGEST_MULTIHASH_BYTES:
+        if len(multihash) > LONGEST_MULTIHASH_BYTES or self._limit_bytes == 0:
             return None
         path = self._files.path(multihash.hex())
         for kept in (self._copies, self._maps):
@@ -186,6 +186,8 @@ class DiskCache:
 
     def pack(self, node: CID) -> Pack | None:
         """The pack of what a node links to, if it is there. :meth:`read` finds its blocks then."""
+        if self._limit_bytes == 0:
+            return None
         key = key_of(node.multihash)
         path = self._files.path(key.hex())
         try:

@@ -20,7 +20,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.dataset.passes import Output, report_skipped
-from torch_ipfs.dataset.workers import begin_workers, end_workers
+from torch_ipfs.dataset.workers import begin_workers, end_workers, has_dead_workers
 from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.partition import Partition
 
@@ -79,6 +79,8 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             return iter(self.dataset)
         if self.num_workers:
             _ = self.dataset.schema  # where samples must be read to find it, once here, not once in every worker
+        if self._iterator is not None and has_dead_workers(self._iterator):
+            self.close()
         latest = None if self._latest is None else self._latest()
         if self.persistent_workers and latest is not None and not latest.closed:
             # The persistent workers are in the middle of a pass that somebody still holds.
@@ -208,6 +210,8 @@ class Receiving:
             except Exception as error:
                 # What other workers have read lies behind what has failed: to go on there would leave it out in silence.
                 self._error = error
+                if "DataLoader timed out" in str(error):  # a worker is stuck, which the next pass would wait for again
+                    self._own_workers = True
                 self.close()
                 raise
             received.steps += 1

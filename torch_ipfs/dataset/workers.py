@@ -77,6 +77,11 @@ def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
         traceback.print_exception(error)
 
 
+def has_dead_workers(iterator: object) -> bool:
+    """Whether a worker has ended, killed or by a Ctrl-C that the whole process group got: another pass of these would fail."""
+    return not all(worker.is_alive() for worker in getattr(iterator, "_workers", ()))
+
+
 def end_workers(iterator: object) -> None:
     """End the workers of one of torch's iterators now: it would wait for what each is fetching, five seconds at most."""
     if not isinstance(iterator, _MultiProcessingDataLoaderIter):

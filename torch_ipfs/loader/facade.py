@@ -360,6 +360,8 @@ class IPFSDataLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state`` in the next pass, and only in that one; at any batch size, prefetch and number of ranks.
 
+        Passes of :meth:`to_tensorflow` are always whole.
+
         :raises OptionError: no dataset is loaded.
         :raises ResumeError: it is of another dataset, seed, shuffle or version, or no state at all; names the field.
         """
