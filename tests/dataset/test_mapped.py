@@ -212,3 +212,8 @@ def test_a_transform_that_raises_stop_iteration_does_not_end_the_epoch(car: Writ
     dataset = IPFSMapDataset(*car, transform=stopping)
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(DataLoader(dataset, batch_size=10, num_workers=num_workers))
+
+
+def test_frameworks_may_make_a_sample_of_what_was_in_one(numbers: IPFSMapDataset) -> None:
+    moved = [type(sample)({name: tensor + 1 for name, tensor in sample.items()}) for sample in (numbers[0], numbers[1])]
+    assert default_collate(moved)["i"].tolist() == [1, 2]

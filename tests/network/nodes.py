@@ -6,7 +6,7 @@ import json
 import os
 import re
 import secrets
-import select
+import selectors
 import shutil
 import signal
 import subprocess
@@ -171,7 +171,9 @@ class KuboNode:
         deadline = time.monotonic() + READY_S
         printed = b""
         while not (found := re.search(pattern, printed)):
-            ready, _, _ = select.select([self._supervisor.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            with selectors.DefaultSelector() as selector:  # select() itself knows no descriptors over 1023
+                selector.register(self._supervisor.stdout, selectors.EVENT_READ)
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
             more = os.read(self._supervisor.stdout.fileno(), 1 if pattern.startswith(b"^") else 4096) if ready else b""
             if not more:
                 log = (self._folder / "daemon.log").read_text(errors="replace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ class Row(dict[str, Any]):
     their schema: not by what a batch happens to hold. One that was written to is a map like any other.
     """
 
-    def __init__(self, sample: Sample, schema: Schema) -> None:
+    def __init__(self, sample: Any = (), schema: Schema | None = None) -> None:
         super().__init__(sample)
         self.schema = schema
-        self.is_changed = False
+        self.is_changed = schema is None  # made by somebody else, as frameworks do that move what is in a map
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[Sample]]:
         return dict, (dict(self),)
@@ -126,7 +126,7 @@ def _collate_rows(batch: Sequence[Row], *, collate_fn_map: Any = None) -> Any:  
         return batch.columns
     rows = list(batch)
     if all(isinstance(row, Row) and not row.is_changed for row in rows):
-        return collate_samples(rows, rows[0].schema)
+        return collate_samples(rows, cast(Schema, rows[0].schema))
     return default_collate([dict(row) for row in rows])
 
 

@@ -178,9 +178,10 @@ def _require(condition: bool, message: str) -> None:
 
 def _difference(got: Any, want: Any) -> str | None:
     """Where the two differ, and how; ``None`` where they do not."""
-    if type(got) is not type(want):
+    are_maps = isinstance(got, Mapping) and isinstance(want, Mapping)  # of workers they come as dicts
+    if type(got) is not type(want) and not are_maps:
         return f": {got!r:.200} where {want!r:.200} was expected"
-    if isinstance(got, Mapping):
+    if are_maps:
         if got.keys() != want.keys():
             return f": fields {list(got)} where {list(want)} were expected"
         return _first_difference((name, got[name], want[name]) for name in got)
