@@ -25,6 +25,12 @@ def is_collecting() -> bool:
     return _here.is_collecting
 
 
+def join(thread: threading.Thread, timeout_s: float | None = None) -> None:
+    """Wait for the end of a thread, unless it is this one, or garbage is being collected."""
+    if not is_collecting() and thread is not threading.current_thread():
+        thread.join(timeout_s)
+
+
 def put_off(work: Callable[[], None]) -> None:
     """Do ``work``, which takes locks: now, or in a thread of its own where garbage is being collected.
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from torch_ipfs.blockstore.base import Block, Blockstore
-from torch_ipfs.blockstore.collecting import is_collecting
+from torch_ipfs.blockstore.collecting import join
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError, TransportError
 
@@ -240,8 +240,8 @@ class FetchThread(Generic[R]):
             self._closed = True
             self._queue.clear()
             self._changed.notify()
-        if not is_collecting() and self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(FAREWELL_S)
+        if self._thread is not None:
+            join(self._thread, FAREWELL_S)
 
     def _run(self) -> None:
         while self._wait_for_work():

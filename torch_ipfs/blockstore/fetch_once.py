@@ -63,8 +63,14 @@ class FetchOnce:
         self.claims = HeldClaims(store, disk.claims)
         self.check = Checked(store, source_of(store))
         self._wait_s = wait_s
+        self._process = os.getpid()
         self._counts = Counts()
         self._mutex = threading.Lock()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that it was made in. A forked child inherits iterators; claims and files it does not."""
+        return os.getpid() == self._process
 
     def get(self, cid: CID) -> Block:
         """The block. What :meth:`torch_ipfs.blockstore.base.Blockstore.get` raises, this does."""
@@ -132,7 +138,7 @@ class FetchOnce:
 
         Nothing comes where another process is at it and gets no further.
         """
-        key, claim, process, is_shared = key_of(node.multihash), None, os.getpid(), self.disk.is_writable
+        key, claim, is_shared = key_of(node.multihash), None, self.disk.is_writable
         if is_shared:
             claim = self.claims.claim_within(
                 key, self._wait_s, lambda: self.disk.pack(node) is not None, lambda: self.disk.half_packed_bytes(node)
@@ -150,14 +156,14 @@ class FetchOnce:
             if blocks is not None:
                 yield from self._packed(node, self.check.linked(blocks), at_least=len(cids) // 2)
         finally:
-            if claim is not None and os.getpid() == process:
+            if claim is not None and self.is_ours:
                 put_off(partial(self.claims.release, claim))
 
     def _packed(
         self, node: CID, blocks: Generator[tuple[bytes, Block], None, None], at_least: int
     ) -> Generator[tuple[bytes, Block], None, None]:
         """``blocks``, which are put into a pack. It is kept if so many came: the rest is then missing, or in files."""
-        writer, process = self.disk.pack_writer(node), os.getpid()
+        writer = self.disk.pack_writer(node)
         try:
             with closing(blocks):
                 for multihash, block in blocks:
@@ -166,8 +172,7 @@ class FetchOnce:
                         writer = self._added(writer, multihash, block)
                     yield multihash, block
         finally:
-            # Of a forked child, which has inherited the iterator, the file is not.
-            if writer is not None and os.getpid() == process:
+            if writer is not None and self.is_ours:
                 if writer.num_blocks > at_least and not is_collecting():
                     self.disk.finish_pack(writer)
                 else:

@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from torch_ipfs.blockstore.base import Block, one_by_one
-from torch_ipfs.blockstore.collecting import is_collecting
+from torch_ipfs.blockstore.collecting import join
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TorchIPFSError
 
@@ -108,9 +108,8 @@ class HashThreads:
                 self._work.get_nowait()
         for _ in self._threads:
             self._work.put(None)
-        for thread in () if is_collecting() else self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        for thread in self._threads:
+            join(thread)
 
     def _start(self) -> None:
         thread = threading.Thread(target=_do, args=(self._work,), name="torch_ipfs-hash", daemon=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from torch_ipfs.blockstore.base import Blockstore, is_unreachable
-from torch_ipfs.blockstore.collecting import is_collecting
+from torch_ipfs.blockstore.collecting import join
 from torch_ipfs.blockstore.single_flight import Claims
 
 LOOK_S = 0.1
@@ -37,7 +37,6 @@ class HeldClaims:
         self._held: set[Claim] = set()
         self._may_be_unreachable = hasattr(store, "unreachable_at")
         self._watcher: threading.Thread | None = None
-        self._is_closed = False
         self._changed = threading.Condition()
 
     def claim(self, multihash: bytes) -> Claim | None:
@@ -61,17 +60,16 @@ class HeldClaims:
     def close(self) -> None:
         """End the thread. What is claimed later has another."""
         with self._changed:
-            watcher, self._is_closed = self._watcher, True
+            watcher, self._watcher = self._watcher, None
             self._changed.notify()
-        if watcher is not None and not is_collecting():
-            watcher.join()
+        if watcher is not None:
+            join(watcher)
 
     def _hold(self, multihash: bytes) -> Claim:
         claim = Claim(multihash)
         with self._changed:
             self._held.add(claim)
             if self._may_be_unreachable and self._watcher is None:
-                self._is_closed = False
                 self._watch_on()
         return claim
 
@@ -87,7 +85,9 @@ class HeldClaims:
         while True:
             with self._changed:
                 self._changed.wait(LOOK_S)
-                if self._is_closed or not self._held:
+                if self._watcher is not threading.current_thread():  # it was closed, or another has begun since
+                    return
+                if not self._held:
                     self._watcher = None
                     return
                 held = tuple(self._held)

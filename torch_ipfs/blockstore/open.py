@@ -22,7 +22,7 @@ FORMS = (
     "(the RPC of an IPFS node), http://host or https://host (a trustless gateway), a Blockstore, or a list of these"
 )
 
-_MULTIADDR = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6|dnsaddr|unix)/.")
+_MULTIADDR = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6|dnsaddr|unix)/.", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CAR_HEADER_KEYS = (b"\x65roots", b"\x67version")
 

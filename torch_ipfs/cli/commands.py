@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
-from torch_ipfs.blockstore.open import open_blockstore
+from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.cli.text import of_count, of_fields, of_shards, printable
 from torch_ipfs.cli.walk import Found, Walk
 from torch_ipfs.dataset.leaves import dataset_schema
@@ -23,7 +22,6 @@ MOST_NAMED = 100
 """Bad blocks that are named one by one."""
 
 _SAID_FIRST = ("name", "description", "version", "created_at")
-_KUBO = re.compile(r"kubo://|/(?:ip4|ip6|dns|dns4|dns6|dnsaddr|unix)/.", re.IGNORECASE)
 
 
 def show(chosen: Namespace) -> int:
@@ -100,11 +98,10 @@ def _open(chosen: Namespace) -> tuple[Blockstore, Manifest]:
 
 def _target(name: str) -> Out:
     """A path, or a store of the network as it is: the cache of this machine has no part in a copy."""
-    if _KUBO.match(name):
-        from torch_ipfs.blockstore.kubo import KuboBlockstore
-
-        return KuboBlockstore(name)
-    return open_blockstore(name) if "://" in name else name
+    if not is_network(name):
+        return name
+    store = open_blockstore(name)
+    return getattr(store, "store", store)
 
 
 def _pin(target: Out, manifest: Manifest) -> bool:

@@ -77,6 +77,7 @@ class Walk:
     def __init__(self, store: Blockstore, manifest: Manifest) -> None:
         self._store, self._manifest = store, manifest
         self._schema = dataset_schema(manifest, store)
+        self._names = frozenset(self._schema.names)
         self._has_links = any(_may_link(field) for _, field in self._schema.fields)
         self._followed: set[CID] = set()
         self._unlinked: list[TorchIPFSError] = []
@@ -173,7 +174,7 @@ class Walk:
         if cid.codec in _LINKING and not (wanted.of_manifest and cid.codec != DAG_PB):
             below += links(codec.decode(cid, block))
         if wanted.leaf is not None:
-            shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, frozenset(self._schema.names))
+            shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, self._names)
             if self._has_links:
                 below += _links_of_shard(shard)
         return below

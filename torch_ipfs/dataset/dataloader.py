@@ -209,9 +209,9 @@ class Receiving:
                 raise
             except Exception as error:
                 # What other workers have read lies behind what has failed: to go on there would leave it out in silence.
-                self._error = error
                 if "DataLoader timed out" in str(error):  # a worker is stuck, which the next pass would wait for again
-                    self._own_workers = True
+                    self.abort(error)
+                self._error = error
                 self.close()
                 raise
             received.steps += 1

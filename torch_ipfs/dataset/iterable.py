@@ -92,8 +92,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError(f"shuffle must be True, False or ShuffleOptions, but is {shuffle!r}")
         if batch_transform is not None and batch_size is None:
             raise OptionError("batch_transform needs a batch_size: without one the dataset yields samples")
-        check_function("transform", transform)
-        check_function("batch_transform", batch_transform)
+        check_function("transform", transform, "a sample")
+        check_function("batch_transform", batch_transform, "a batch")
         self._opening = Opening(root, source, checked_columns(columns))
         self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.drop_last, self.pad = drop_last, pad

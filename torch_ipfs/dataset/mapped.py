@@ -14,8 +14,9 @@ from torch_ipfs.blockstore.open import Source
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.batch_stream import BatchStream
-from torch_ipfs.dataset.collate import Batch, Sample, rows_of
+from torch_ipfs.dataset.collate import Batch, rows_of
 from torch_ipfs.dataset.opening import Opening, check_function, checked_columns
+from torch_ipfs.dataset.passes import transformed
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.row import Rows
 from torch_ipfs.dataset.sending import send_small_tensors_by_value
@@ -58,7 +59,7 @@ class IPFSMapDataset(Dataset[Any]):
         columns: Sequence[str] | None = None,
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        check_function("transform", transform)
+        check_function("transform", transform, "a sample")
         self._opening = Opening(root, source, checked_columns(columns))
         self.transform = transform
         self._lock = ProcessLock()
@@ -97,16 +98,8 @@ class IPFSMapDataset(Dataset[Any]):
         rows = reader.locate_open(samples)
         batch = self._read_through(reader, samples) if rows is None else reader.batch(rows)
         if self.transform is not None:
-            return [self._transformed(sample, self.transform) for sample in rows_of(batch, len(samples))]
+            return [transformed(sample, self.transform, "transform") for sample in rows_of(batch, len(samples))]
         return Rows(batch, len(samples), reader.schema)
-
-    @staticmethod
-    def _transformed(sample: Sample, transform: Callable[[Any], Any]) -> Any:
-        try:
-            return transform(sample)
-        except StopIteration as error:
-            # Let through, it would end the loader's epoch in silence.
-            raise RuntimeError("transform raised StopIteration") from error
 
     def _read_through(self, reader: Reader, samples: Int64s) -> Batch:
         """The batch of samples whose shards have to be opened first."""

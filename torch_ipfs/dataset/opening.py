@@ -33,10 +33,10 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     return names
 
 
-def check_function(name: str, given: object) -> None:
+def check_function(name: str, given: object, of: str) -> None:
     """:raises OptionError: it is neither a function nor ``None``."""
     if given is not None and not callable(given):
-        raise OptionError(f"{name} must be a function, but is {given!r}")
+        raise OptionError(f"{name} must be a function of {of}, but is {given!r}")
 
 
 @dataclass(slots=True)

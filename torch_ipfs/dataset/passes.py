@@ -143,12 +143,7 @@ class Pass:
 
     def _transformed(self, batch: Any, transform: Callable[[Any], Any]) -> Any:
         try:
-            return transform(batch)
-        except StopIteration as error:
-            # Let through, it would end the epoch in silence.
-            failure = RuntimeError("batch_transform raised StopIteration")
-            self._fail(failure)
-            raise failure from error
+            return transformed(batch, transform, "batch_transform")
         except BaseException as error:
             self._fail(error)
             raise
@@ -190,6 +185,17 @@ class Pass:
         except ManifestError as error:
             self._error = error
             raise
+
+
+def transformed(value: Any, transform: Callable[[Any], Any], name: str) -> Any:
+    """What a function of the user's makes of a sample or a batch.
+
+    :raises RuntimeError: it raised StopIteration, which would end the epoch in silence.
+    """
+    try:
+        return transform(value)
+    except StopIteration as error:
+        raise RuntimeError(f"{name} raised StopIteration") from error
 
 
 def report_skipped(skipped: Skipped, *, nothing_left: bool) -> None:

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -75,7 +74,7 @@ class Rows(list[Row]):
         self.extend(rows)
 
 
-def _once(kind: type[Any], name: str, before: Callable[[Any], None]) -> None:
+def _have_first(before: Callable[[Any], None], kind: type[Any], name: str) -> None:
     """Have ``before`` called with the object before a method that its built-in base has."""
     method = getattr(kind.__base__, name)
 
@@ -91,13 +90,13 @@ def _mark(row: Row) -> None:
 
 
 for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
-    _once(Row, _name, _mark)
+    _have_first(_mark, Row, _name)
 _LOOKING = (
     "__iter__ __reversed__ __contains__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __repr__ __add__ __mul__ __rmul__"
 )
 _CHANGING = "__setitem__ __delitem__ __iadd__ __imul__ append extend insert pop remove clear reverse sort"
 for _name in (*_LOOKING.split(), *_CHANGING.split(), "copy", "index", "count"):
-    _once(Rows, _name, Rows._fill)  # noqa: SLF001 - its own
+    _have_first(Rows._fill, Rows, _name)  # noqa: SLF001 - its own
 
 
 def _sample(batch: Batch, index: int) -> Sample:
@@ -116,7 +115,7 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
     for them; numpy copies here.
     """
     try:
-        return torch.from_numpy(np.array(tensor.numpy()))
+        return torch.from_numpy(tensor.numpy().copy())
     except TypeError:  # a dtype that numpy does not have
         return tensor.clone()
 

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from contextlib import closing
 
 from torch_ipfs.blockstore.base import AtHand, Block, LinkedBlockstore, linked_at_hand
-from torch_ipfs.blockstore.collecting import is_collecting
+from torch_ipfs.blockstore.collecting import join
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.manifest.tree import Leaf
 
@@ -177,8 +177,8 @@ class Streams:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        for thread in () if is_collecting() else self._threads:
-            thread.join(FAREWELL_S)
+        for thread in self._threads:
+            join(thread, FAREWELL_S)
 
     def _run(self) -> None:
         while True:

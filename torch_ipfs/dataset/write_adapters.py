@@ -99,12 +99,11 @@ def _stream_source(samples: Any) -> Source:
 def _hugging_face_source(samples: Any) -> Source:
     from torch_ipfs.dataset.write_arrow import ArrowStreamSource
 
-    num_rows = _length(samples)
+    num_rows, told = _length(samples), getattr(samples, "format", {})
     # A transform of the user's own decides what a sample is; any other format only dresses what the table holds.
     # A stream whose features nobody has told makes a table of what each few rows hold, and none of what all do.
-    if getattr(samples, "format", {}).get("type") == "custom" or samples.features is None:
+    if told.get("type") == "custom" or samples.features is None:
         return RowSource(samples, num_rows, None)
-    told = getattr(samples, "format", {})
     columns = None if told.get("output_all_columns") else told.get("columns")
     has_left_out = columns is not None and len(columns) < len(samples.column_names)
     tables = samples.with_format("arrow", columns=columns) if has_left_out else samples.with_format("arrow")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,8 +105,7 @@ class ListColumn:
 
     def fitting(self, start: int, stop: int, budget_bytes: int) -> int:
         stop = min(stop, start + CHUNK_ROWS)
-        values = self._rows(start, stop) if self._lasting else map(self._values.__getitem__, range(start, stop))
-        for row, value in enumerate(values, start=start):
+        for row, value in enumerate(self._each(start, stop), start=start):
             budget_bytes -= held_bytes(value)
             if budget_bytes < 0:
                 return max(row, start + 1)
@@ -116,9 +115,12 @@ class ListColumn:
         return array_from_values(self._plain(start, stop), field)
 
     def _rows(self, start: int, stop: int) -> list[Any]:
-        if self._lasting:
-            return list(self._values[start:stop])
-        return [own(self._values[row]) for row in range(start, stop)]
+        values = self._each(start, stop)
+        return list(values) if self._lasting else [own(value) for value in values]
+
+    def _each(self, start: int, stop: int) -> Iterable[Any]:
+        """Values as they are: of a sequence that makes them, each until the next one is made."""
+        return self._values[start:stop] if self._lasting else map(self._values.__getitem__, range(start, stop))
 
     def _plain(self, start: int, stop: int) -> Values:
         return plain_values(self._rows(start, stop))

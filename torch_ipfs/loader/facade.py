@@ -18,6 +18,7 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.epoch import OnError
 from torch_ipfs.dataset.iterable import IPFSIterableDataset, checked_batch_size
+from torch_ipfs.dataset.opening import check_function
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore
@@ -89,8 +90,7 @@ class IPFSDataLoader:
                 raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r}")
         if batch_size is None:
             raise OptionError("batch_size must be a whole number of at least 1, but is None")
-        if transform is not None and not callable(transform):
-            raise OptionError(f"transform must be a function of a sample, but is {transform!r}")
+        check_function("transform", transform, "a sample")
         if not isinstance(cache, bool | str | os.PathLike | None):
             raise OptionError(f"cache must be None, True, False or a folder, but is {cache!r}")
         self.ipfs_client = ipfs_client

@@ -99,6 +99,14 @@ class Partition:
         first += rank * self.batch_size
         return np.arange(first, min(first + self.batch_size, self.num_samples), dtype=np.int64)
 
+    def _full_positions(self, steps: range, rank: int) -> Int64s:
+        """Positions of ``rank`` at full steps, end to end."""
+        if self.world_size == steps.step == 1:  # they follow each other
+            first = self.start + steps.start * self.batch_size
+            return np.arange(first, first + len(steps) * self.batch_size, dtype=np.int64)
+        firsts = (np.asarray(steps, dtype=np.int64) * self.world_size + rank) * self.batch_size + self.start
+        return (firsts[:, None] + np.arange(self.batch_size, dtype=np.int64)).ravel()
+
     def steps_of(self, topology: Topology) -> range:
         """The steps that worker ``topology.worker`` of rank ``topology.rank`` reads."""
         return range(topology.worker, self.num_steps(topology.rank), topology.num_workers)
@@ -114,16 +122,10 @@ class Partition:
         """
         steps = self.steps_of(topology)
         full = steps[: len(range(steps.start, min(self.full_steps, steps.stop), steps.step))]
-        in_batch = np.arange(self.batch_size if full else 0, dtype=np.int64)
-        i, positions = 0, min(_FIRST_RUN_POSITIONS, max_positions)
+        i, most = 0, min(_FIRST_RUN_POSITIONS, max_positions)
         while i < len(full):
-            run = full[i : i + max(1, positions // self.batch_size)]
-            i, positions = i + len(run), min(2 * positions, max_positions)
-            if self.world_size == topology.num_workers == 1:
-                first = run.start * self.batch_size + self.start
-                yield run, np.arange(first, first + len(run) * self.batch_size, dtype=np.int64)
-                continue
-            firsts = (np.asarray(run, dtype=np.int64) * self.world_size + topology.rank) * self.batch_size + self.start
-            yield run, (firsts[:, None] + in_batch).ravel()
+            run = full[i : i + max(1, most // self.batch_size)]
+            i, most = i + len(run), min(2 * most, max_positions)
+            yield run, self._full_positions(run, topology.rank)
         if len(full) < len(steps):
             yield steps[len(full) :], self._tail_positions(topology.rank)
