@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -206,6 +207,44 @@ def test_what_cannot_be_had_is_one_line_and_exit_code_1(run: Run, tmp_path: Path
         assert len(err.splitlines()) == 1
         assert str(absent) in err
     assert run("push", cid, tmp_path / "a.car", "http://127.0.0.1:9")[0] == 1
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["--help"]])
+def test_a_full_device_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]
+) -> None:
+    if arguments == ["show"]:
+        arguments = ["show", str(write(tmp_path / "a.car")), "-s", str(tmp_path / "a.car")]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(arguments) == 1
+    assert capsys.readouterr().err == "torch-ipfs: standard output cannot be written: No space left on device\n"
+
+
+def test_closed_output_does_not_matter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car")
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["verify", str(cid), "-s", str(tmp_path / "a.car")]) == 0
+    assert main(["verify", str(cid), "-s", str(tmp_path / "b.car")]) == 2
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def test_nothing_reaches_the_terminal_as_it_stands_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cid = torch_ipfs.write_dataset([{"a\x1b[1m": {"b\x1b[2m": {"c\x1b[3m": "\x1b[4m"}}}], tmp_path / "a.car")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    text = sys.stdout
+    status, _, err = run("show", cid, "-s", tmp_path / "a.car")
+    assert (status, err) == (0, "")
+    assert run("push", cid, tmp_path / "a.car", tmp_path / "caf\xe9\udcff.car")[0] == 0
+    out = text.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert "\x1b" not in out
+    assert r"b\x1b[2m: struct{c\x1b[3m: text}" in out
+    assert r"caf\xe9\udcff.car" in out
+    assert "\x1b" not in run("show", cid, "-s", tmp_path / "\x1b[5m.car")[2]
 
 
 def test_the_installed_command_tells_its_version_and_ends_quietly_in_a_closed_pipe(tmp_path: Path) -> None:

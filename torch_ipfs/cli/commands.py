@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
-from torch_ipfs.cli.text import of_count, of_fields, of_shards, printable
+from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
 from torch_ipfs.cli.walk import Found, Walk
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.write_out import Out, open_sink
@@ -35,7 +35,7 @@ def show(chosen: Namespace) -> int:
         print(f"{name + ':':<13} {text}")
     print("schema:")
     for name, field in schema.fields:
-        print(f"  {printable(name)}: {field}")
+        print(f"  {printable(name)}: {escaped(str(field))}")
     if metadata:
         print("metadata:")
         print("\n".join(of_fields(metadata)))
@@ -65,7 +65,7 @@ def verify(chosen: Namespace) -> int:
             else:
                 bad.setdefault(found.error.cid or str(found.cid), found.error)
     for error in list(bad.values())[:MOST_NAMED]:
-        print(f"bad: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"bad: {escaped(' '.join(str(error).split()))}", file=sys.stderr)
     if bad:
         print(f"torch-ipfs: {len(bad):,} bad blocks; {counted} are right", file=sys.stderr)
         return 1

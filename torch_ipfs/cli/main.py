@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from torch_ipfs.cli.commands import head, push, show, verify
+from torch_ipfs.cli.text import escaped
 from torch_ipfs.errors import OptionError, TorchIPFSError
 from torch_ipfs.unixfs import parse_path
 
@@ -84,10 +87,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: without the command's name; by default those of this process.
     :returns: the exit code: 0; 1 where a block is bad, or something could not be had or written; 2 for bad usage.
     """
+    _make_writable()
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except OSError as error:  # of standard output alone: what stores and files refuse is a TransportError
+        # What is left in its buffer is to go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # who read it, such as `head`, has had enough
+            _say(f"standard output cannot be written: {error.strerror}")
+        return FAILED
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         chosen = parser().parse_args(arguments)
         status: int = chosen.run(chosen)
-        sys.stdout.flush()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else FAILED
     except TorchIPFSError as error:
@@ -96,15 +112,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read standard output, such as `head`, has had enough. What is left in its buffer is to go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     return status
 
 
+def _make_writable() -> None:
+    """Have output go nowhere where it was closed, and no character be one that the terminal's encoding lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # This also takes up the descriptor, which would else be that of the next file that is opened.
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _say(message: str) -> None:
-    print(f"torch-ipfs: {' '.join(message.split())}", file=sys.stderr)
+    print(f"torch-ipfs: {escaped(' '.join(message.split()))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,13 @@ _MOST_ITEMS = 8
 def printable(value: object) -> str:
     """``value`` on one line, cut where it is long, with control characters escaped."""
     text = str(value)
-    cut = text[:_MOST_CHARACTERS]
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
-    return shown if len(text) == len(cut) else f"{shown}... ({of_count(len(text))} characters)"
+    shown = escaped(text[:_MOST_CHARACTERS])
+    return shown if len(text) <= _MOST_CHARACTERS else f"{shown}... ({of_count(len(text))} characters)"
+
+
+def escaped(text: str) -> str:
+    """``text`` with control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def of_count(number: int) -> str:
