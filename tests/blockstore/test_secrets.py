@@ -13,10 +13,10 @@ import trustme
 
 from tests.network.gateways import CID_0, DATA_0, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
+from torch_ipfs.blockstore.environment_proxy import environment_proxy
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.tiered import TieredBlockstore
-from torch_ipfs.blockstore.transport import _environment_proxy
 from torch_ipfs.errors import OptionError, TorchIPFSError, TransportError
 
 TOKEN = "t0ps3cr3t"
@@ -71,7 +71,8 @@ def test_a_token_does_not_come_back_after_a_detour():
 
 
 @pytest.mark.parametrize(
-    "location", ["/ipfs/round", "", "//", "http://", "ftp://host/", "http://[::1", "http://a:b/", "http://[::]@/"]
+    "location",
+    ["/ipfs/round", "", "//", "http://", "ftp://host/", "http://[::1", "http://a:b/", "http://[::]@/", "/\x01"],
 )
 def test_redirects_are_bounded_and_lead_somewhere(location: str):
     with gateway(redirecting(lambda _: location), max_redirects=3) as (store, server):
@@ -171,9 +172,9 @@ def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    _environment_proxy.cache_clear()
+    environment_proxy.cache_clear()
     yield monkeypatch
-    _environment_proxy.cache_clear()
+    environment_proxy.cache_clear()
 
 
 def test_the_environments_proxy_is_used_but_not_for_this_machine(proxies: pytest.MonkeyPatch):
@@ -186,6 +187,36 @@ def test_the_environments_proxy_is_used_but_not_for_this_machine(proxies: pytest
         store = GatewayBlockstore(server.url, **options())
         assert store.get(CID_0) == DATA_0
         store.close()
+
+
+@pytest.mark.parametrize("status", [407, 503])
+def test_what_a_proxy_refuses_is_told_without_its_password(status: int, proxies: pytest.MonkeyPatch):
+    with serving(lambda _, c: c.answer(b"", status)) as server:
+        proxies.setenv("https_proxy", server.url.replace("://", f"://me:{TOKEN}@"))
+        store = GatewayBlockstore("https://gateway.invalid", **options(retries=2))
+        with pytest.raises(TransportError, match=f"proxy .* HTTP {status}") as caught:
+            store.get(CID_0)
+        store.close()
+        assert TOKEN not in str(caught.value)
+        assert len(server.asked) == (3 if status == 503 else 1)
+
+
+def test_a_node_is_asked_for_pins_in_the_way_it_is_asked_for_blocks(
+    proxies: pytest.MonkeyPatch, tls: Callable, authority: trustme.CA, tmp_path: Path
+):
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    proxies.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    proxies.setenv("http_proxy", "http://127.0.0.1:1")
+    proxies.setenv("https_proxy", "http://127.0.0.1:1")
+
+    def service(_: Asked, connection: Connection) -> None:
+        connection.answer(b'{"ID": "12D3KooW"}')
+
+    for serve in (serving, tls):
+        with serve(service) as server:
+            node = KuboBlockstore(server.url, **options(retries=0))
+            assert node.id() == "12D3KooW"
+            node.close()
 
 
 def test_hosts_without_proxy_and_proxies_of_another_kind(proxies: pytest.MonkeyPatch):

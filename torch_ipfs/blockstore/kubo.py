@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ from torch_ipfs.blockstore.transport import Request, Transport
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockNotFound, TorchIPFSError, TransportError
+from torch_ipfs.errors import BlockNotFound, OptionError, TorchIPFSError, TransportError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -225,14 +226,23 @@ class KuboBlockstore(RemoteBlockstore):
             import ipfshttpclient
 
             endpoint = self._transport.endpoint
-            return command(
-                ipfshttpclient.Client(  # connect() would refuse every Kubo from 0.8 on
-                    multiaddr_of(endpoint),
-                    endpoint.path,
-                    auth=_Authorization(endpoint),
-                    timeout=(self.options.connect_timeout_s, self._transport.timeout_s),
-                )
+            node = ipfshttpclient.Client(  # connect() would refuse every Kubo from 0.8 on
+                multiaddr_of(endpoint),
+                endpoint.path,
+                auth=_Authorization(endpoint),
+                timeout=(self.options.connect_timeout_s, self._transport.timeout_s),
             )
+            # It has no other way to tell requests which proxy and which certificates blocks are asked for with.
+            node._client._session_props.update(self._session_of_requests())  # noqa: SLF001
+            return command(node)
+
+    def _session_of_requests(self) -> dict[str, object]:
+        proxy, certificates = self._transport.proxy, ssl.get_default_verify_paths()
+        return {
+            "trust_env": False,
+            "proxies": {} if proxy is None else {"all": proxy},
+            "verify": certificates.cafile or certificates.capath or True,
+        }
 
     @contextmanager
     def _explained(self, cid: CID | None) -> Iterator[None]:
@@ -241,6 +251,8 @@ class KuboBlockstore(RemoteBlockstore):
 
         try:
             yield
+        except OptionError:  # of the environment's proxy
+            raise
         except ipfshttpclient.exceptions.ErrorResponse as failure:
             raise told(self._transport.describe(failure), cid, self.source) from None
         except (ipfshttpclient.exceptions.Error, OSError) as failure:  # requests' own errors are OSErrors

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
 from torch_ipfs.blockstore.base import Block, identity_block, verify
 from torch_ipfs.blockstore.endpoint import Endpoint
+from torch_ipfs.blockstore.environment_proxy import environment_proxy
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.loop_thread import LoopThread, LoopThreads
 from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
@@ -41,11 +42,13 @@ _EXPLAINED = (400, 500)
 """Statuses that do not say by themselves what a node's RPC has refused."""
 _EXCERPT_S = 5.0
 """How long the start of what is said with an error is waited for."""
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _SHA2_256_PREFIX = b"\x12\x20"
 
 
 NOBODY_LISTENS = "nobody listens there: is the node (ipfs daemon) or gateway running, and is this its address?"
 """What to do where a connection is refused."""
+_NO_PROXY = "nobody listens there: is that the proxy that HTTP_PROXY or HTTPS_PROXY should name, and does it run?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,11 @@ class Refusal:
     text: str
     retry_after_s: float | None
 
+    @property
+    def comes_later(self) -> bool:
+        """Whether another attempt may do, by what the status says."""
+        return self.status in _COMES_LATER or (self.status >= 500 and self.status not in _NEVER_COMES)
+
     def __str__(self) -> str:
         try:
             return f"HTTP {self.status} {HTTPStatus(self.status).phrase}"
@@ -89,10 +97,9 @@ Judge = Callable[[Refusal, Request, str], Exception]
 
 def later_or_broken(refusal: Refusal, request: Request, source: str) -> Exception:
     """What an HTTP status says by itself: that another attempt may do, or that none will."""
-    status = refusal.status
-    if status in _COMES_LATER or (status >= 500 and status not in _NEVER_COMES):
+    if refusal.comes_later:
         return Later(str(refusal), retry_after_s=refusal.retry_after_s)
-    hint = "; does it want a token, or another one?" if status in (401, 403) else ""
+    hint = "; does it want a token, or another one?" if refusal.status in (401, 403) else ""
     return TransportError(f"expected 200, came {refusal}{hint}", cid=request.cid, source=source)
 
 
@@ -133,6 +140,12 @@ class Transport:
         """Another to the same service, with these options in place of its own."""
         changed = replace(self.options, **options)
         return Transport(self.endpoint, changed, self._judge, self._patience_s, self._ca_file)
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the environment names for the service; not to be shown."""
+        parts = urlsplit(self.endpoint.origin)
+        return environment_proxy(parts.scheme, parts.hostname or "", parts.port)
 
     def loop_thread(self) -> LoopThread[aiohttp.ClientSession]:
         """This process's loop, for those who keep several requests in flight."""
@@ -270,7 +283,7 @@ class Transport:
                     headers=headers,
                     data=request.body and request.body(),
                     allow_redirects=False,
-                    proxy=_environment_proxy(url.scheme, url.host or ""),
+                    proxy=environment_proxy(url.scheme, url.host or "", url.port),
                 )
             except UnicodeError:
                 raise self.broken("was led to a host that can have no such name", request) from None
@@ -293,7 +306,9 @@ class Transport:
             target = response.url.join(yarl.URL(response.headers.get("Location", ""), encoded=True)).with_user(None)
             target.origin()  # raises where it has none
         except (ValueError, IndexError):
-            raise self.broken("was redirected to what is no URL", request) from None
+            target = None
+        if target is None or _CONTROL_CHARACTER.search(str(target)):  # aiohttp has a bare error for it
+            raise self.broken("was redirected to what is no URL", request)
         if target.scheme not in ("http", "https"):
             named = self.endpoint.redact(target.scheme)[:20]
             raise self.broken(f"was redirected to the scheme {named!r}", request)
@@ -318,6 +333,8 @@ class Transport:
         """A failure of aiohttp's as one of ours. aiohttp's may hold the request with its headers: it is not kept."""
         import aiohttp
 
+        if isinstance(failure, aiohttp.ClientHttpProxyError):  # its own words hold the proxy's password
+            return self._told_by_proxy(failure, request)
         text = self.describe(failure)
         never = (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientResponseError)
         unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
@@ -326,10 +343,18 @@ class Transport:
         unreachable = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
         return Later(text, is_unreachable=isinstance(failure, unreachable))
 
+    def _told_by_proxy(self, failure: aiohttp.ClientHttpProxyError, request: Request) -> Exception:
+        asked_s = None if failure.headers is None else retry_after_s(failure.headers.get("Retry-After"))
+        refusal = Refusal(failure.status, "", asked_s)
+        text = f"the proxy that HTTPS_PROXY names answered {refusal}"
+        return Later(text, retry_after_s=refusal.retry_after_s) if refusal.comes_later else self.broken(text, request)
+
     def describe(self, failure: Exception) -> str:
         """A failure to be answered in words, without secrets."""
         said = self.endpoint.redact(f"{type(failure).__name__}: {failure}").rstrip(": ")[:300]
-        return f"{said}; {NOBODY_LISTENS}" if _is_refused(failure) else said
+        if not _is_refused(failure):
+            return said
+        return f"{said}; {NOBODY_LISTENS if self.proxy is None else _NO_PROXY}"
 
     def broken(self, message: str, request: Request) -> TransportError:
         """The error of a source that will not do better when it is asked again."""
@@ -348,29 +373,6 @@ def _session(
     except OSError as error:
         raise OptionError(f"ca_file {ca_file!r} holds no certificates that can be read: {error}") from None
     return session(trusted, silence_s, connect_timeout_s)
-
-
-@lru_cache(maxsize=64)
-def _environment_proxy(scheme: str, host: str) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host; none for this machine itself.
-
-    aiohttp's own ``trust_env`` asks a thread for each request, and reads ~/.netrc into requests that have a token already.
-
-    :raises OptionError: it is of a kind that cannot be used.
-    """
-    proxy = getproxies().get(scheme)
-    if proxy is None or _is_loopback(host) or proxy_bypass(host):
-        return None
-    if not proxy.startswith(("http://", "https://")):
-        raise OptionError(f"{scheme.upper()}_PROXY names a proxy that is not an http:// or https:// URL")
-    return proxy
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_refused(failure: BaseException | None) -> bool:

@@ -1,0 +1,46 @@
+"""The proxy that the environment names for a host, by one rule for all clients in use here.
+
+Theirs differ: aiohttp's ``trust_env`` asks a thread for each request, and reads ~/.netrc into requests that have a token
+already; requests sends what is for this machine itself through the proxy, too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from torch_ipfs.errors import OptionError
+
+
+@lru_cache(maxsize=64)
+def environment_proxy(scheme: str, host: str, port: int | None) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host; none for this machine itself.
+
+    :return: its URL, with user information where that is named. It is not to be shown.
+    :raises OptionError: it is of a kind that cannot be used.
+    """
+    proxy = getproxies().get(scheme)
+    if proxy is None or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if not _is_usable(proxy):
+        raise OptionError(f"{scheme.upper()}_PROXY names a proxy that is not an http:// or https:// URL")
+    return proxy
+
+
+def _is_usable(proxy: str) -> bool:
+    try:
+        parts = urlsplit(proxy)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, too
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
