@@ -235,12 +235,13 @@ def test_nothing_reaches_the_terminal_as_it_stands_there(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cid = torch_ipfs.write_dataset([{"a\x1b[1m": {"b\x1b[2m": {"c\x1b[3m": "\x1b[4m"}}}], tmp_path / "a.car")
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-    text = sys.stdout
+    written = io.BytesIO()
+    text = io.TextIOWrapper(written, "ascii")
+    monkeypatch.setattr(sys, "stdout", text)
     status, _, err = run("show", cid, "-s", tmp_path / "a.car")
     assert (status, err) == (0, "")
     assert run("push", cid, tmp_path / "a.car", tmp_path / "caf\xe9\udcff.car")[0] == 0
-    out = text.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    out = written.getvalue().decode()
     assert "\x1b" not in out
     assert r"b\x1b[2m: struct{c\x1b[3m: text}" in out
     assert r"caf\xe9\udcff.car" in out
