@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.network.dags import as_car, dag
-from tests.network.gateways import block, options
+from tests.network.gateways import DEADLINE_S, block, options
 from tests.network.nodes import KuboNode
 from tests.network.staged import Asked, Connection, forward, serving
 from torch_ipfs.blockstore.base import PinningBlockstore
@@ -174,6 +175,7 @@ def test_pins(store: KuboBlockstore):
     store.pin(root)
     leaf = blocks[-1][0]
     store.pin(leaf, recursive=False)
+    store.pin(root, recursive=False)
     assert store.pins() == {root: "recursive", leaf: "direct"}
     store.unpin(root)
     assert store.pins() == {leaf: "direct"}
@@ -217,6 +219,33 @@ def test_large_imports_stream(store: KuboBlockstore):
         assert store.import_car(file) == [root]
     thread.join()
     assert store.pins() == {root: "recursive"}
+
+
+def test_a_file_that_fails_is_told_by_its_own_error(store: KuboBlockstore):
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 1000:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(min(size or 0, 600))
+
+    with pytest.raises(TransportError, match="Input/output error") as caught:
+        store.import_car(Failing(as_car(*dag())))
+    assert caught.value.source == "Failing"
+
+
+def test_nobody_waits_for_a_pipe_that_says_no_more(impatient: KuboBlockstore):
+    reader, writer = os.pipe()
+    os.write(writer, as_car(*dag())[:1000])
+    with open(reader, "rb", buffering=0) as file:  # noqa: PTH123 - a pipe's end
+        try:
+            with pytest.raises(TransportError, match="no more of the CAR"):
+                impatient.import_car(file)
+            closing = threading.Thread(target=impatient.close)
+            closing.start()
+            closing.join(DEADLINE_S)
+            assert not closing.is_alive()
+        finally:
+            os.close(writer)
 
 
 def test_put_many_stops_at_a_bad_block_and_keeps_those_before(store: KuboBlockstore):

@@ -226,6 +226,21 @@ def test_the_log_says_who_served_what(two: tuple[StagedStore, StagedStore], capl
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_that_no_thread_can_be_started_is_an_error_and_passes(
+    many: bool, two: tuple[StagedStore, StagedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = TieredBlockstore(two)
+    with monkeypatch.context() as patched, pytest.raises(TransportError, match="no thread can be started"):
+        patched.setattr(threading.Thread, "start", refuse)
+        got(store, CIDS) if many else store.get(CIDS[0])
+    assert got(store, CIDS) if many else store.get(CIDS[0])
+    store.close()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
 def test_a_slow_source_is_not_waited_for(two: tuple[StagedStore, StagedStore], *, many: bool) -> None:
     first, second = two
     first.gate.clear()

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+from torch_ipfs.errors import TransportError
+
 IDLE_S = 5.0
 """A thread that has had nothing to do for so long ends."""
 
@@ -25,19 +27,32 @@ class CallThreads:
         self._mutex = threading.Lock()
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made by a thread. It must not raise."""
+        """Have ``call`` made by a thread. It must not raise.
+
+        :raises TransportError: there is no thread, and none can be started.
+        """
         with self._mutex:
             self._unfinished += 1
             self._calls.put(call)
             if self._threads < min(self._unfinished, self._most):
-                self._threads += 1
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                self._start_thread()
 
     def close(self) -> None:
         """End the threads that have nothing to do; the others end after what they are doing."""
         with self._mutex:
             for _ in range(self._threads):
                 self._calls.put(None)
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            if not self._threads:
+                self._calls.get()
+                self._unfinished -= 1
+                raise TransportError(f"no thread can be started to fetch blocks: {error}") from None
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         while (call := self._next()) is not None:

@@ -41,6 +41,10 @@ _PATIENCE_S = 5.0
 """A node is told when to give up a search, and has this much longer to say so."""
 
 
+_PINNED_WITH_ALL = "already pinned recursively"
+"""What a node says to a direct pin that would take nothing from what it has."""
+
+
 class KuboBlockstore(RemoteBlockstore):
     """The blocks that an IPFS node holds, or gets from its peers.
 
@@ -160,6 +164,8 @@ class KuboBlockstore(RemoteBlockstore):
     def pin(self, cid: CID, *, recursive: bool = True) -> None:
         """Keep the block of ``cid``, and with ``recursive`` all that its links reach, which the node gets from its peers.
 
+        What is pinned with all that it links to stays so.
+
         :raises BlockNotFound: for ``timeout_s`` the node has found no more of it.
         :raises TransportError: the node could not be reached, refused, or broke off.
         """
@@ -168,6 +174,13 @@ class KuboBlockstore(RemoteBlockstore):
 
     def pin_progress(self, cid: CID, *, recursive: bool = True) -> Iterator[int]:
         """:meth:`pin`, telling about twice a second how many blocks have been gone through. It is pinned when this ends."""
+        try:
+            yield from self._pinning(cid, recursive=recursive)
+        except TransportError as error:
+            if recursive or _PINNED_WITH_ALL not in error.reason:
+                raise
+
+    def _pinning(self, cid: CID, *, recursive: bool) -> Iterator[int]:
         reports = self._ask(
             cid, lambda node: node.pin.add(str(cid), recursive=recursive, opts={"progress": True}, stream=True)
         )

@@ -11,12 +11,13 @@ import io
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, verify
+from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.kubo_answer import values
 from torch_ipfs.blockstore.retry import Later
 from torch_ipfs.blockstore.transport import Request, Transport
@@ -54,9 +55,16 @@ def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float)
             with blaming(os.fspath(file)):
                 file = stack.enter_context(Path(file).open("rb"))
         start = _Recorder(file)
-        with blaming(str(getattr(file, "name", type(file).__name__))):
+        name = str(getattr(file, "name", type(file).__name__))
+        with blaming(name):
             roots = car.read_header(cast(IO[bytes], start))
-        answer = transport.run(lambda session: _send(transport, session, start.recorded, file, timeout_s))
+        with closing(_Pieces(file)) as rest:
+            try:
+                answer = transport.run(lambda session: _send(transport, session, start.recorded, rest, timeout_s))
+            except TransportError:
+                with blaming(name):
+                    rest.raise_failure()
+                raise
     _check(answer, transport.endpoint.source)
     return roots
 
@@ -84,7 +92,7 @@ def _batches(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> Itera
 
 
 async def _send(
-    transport: Transport, session: aiohttp.ClientSession, start: bytes, file: BinaryIO, timeout_s: float
+    transport: Transport, session: aiohttp.ClientSession, start: bytes, rest: _Pieces, timeout_s: float
 ) -> bytes:
     """The answer to a CAR that is sent while it is read, once."""
     loop = asyncio.get_running_loop()
@@ -92,7 +100,7 @@ async def _send(
     form = _Form()
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            pieces = form.of_file(start, file, lambda: limit.reschedule(loop.time() + timeout_s))
+            pieces = form.of_file(start, rest, lambda: limit.reschedule(loop.time() + timeout_s))
             request = form.request(lambda: pieces)
             async with transport.answer(session, request) as response:
                 return await transport.bounded(response, request, _ANSWER_BYTES)
@@ -124,14 +132,47 @@ class _Form:
             yield bytes(data[start : start + _PIECE_BYTES])
         yield self._foot
 
-    async def of_file(self, start: bytes, file: BinaryIO, taken: Callable[[], None]) -> AsyncIterator[bytes]:
+    async def of_file(self, start: bytes, rest: _Pieces, taken: Callable[[], None]) -> AsyncIterator[bytes]:
         """The form around ``start`` and the rest of a file; ``taken`` is told each time that more is wanted."""
         yield self._head + start
-        while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+        while piece := await rest.next():
             taken()
             yield piece
         taken()
         yield self._foot
+
+
+class _Pieces:
+    """What is left of a file, read by a thread that nobody waits for: it may be a pipe with nobody at its other end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._thread = CallThreads("torch_ipfs-import", 1)
+        self._failure: Exception | None = None
+
+    async def next(self) -> bytes:
+        """The next piece, empty at the end."""
+        piece: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._thread.submit(partial(self._read, piece))
+        return await piece
+
+    def _read(self, piece: asyncio.Future[bytes]) -> None:
+        try:
+            tell = partial(piece.set_result, self._file.read(_PIECE_BYTES))
+        except Exception as failure:  # noqa: BLE001 - told in both threads
+            self._failure = failure
+            tell = partial(piece.set_exception, failure)
+        with suppress(RuntimeError):  # the loop has ended
+            piece.get_loop().call_soon_threadsafe(lambda: None if piece.done() else tell())
+
+    def raise_failure(self) -> None:
+        """Raise what reading the file has raised, if anything: an error of the request has other words for it."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """End the thread, as soon as it is done."""
+        self._thread.close()
 
 
 class _Recorder:
