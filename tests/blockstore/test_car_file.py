@@ -134,6 +134,15 @@ def test_blocks_that_share_the_end_of_their_digests_are_told_apart(tmp_path: Pat
     assert len(list(store.cids())) == 2
 
 
+def test_an_identity_cid_that_ends_like_another_is_not_that_other(tmp_path: Path) -> None:
+    absent, _ = blocks_of(1)[0]
+    inline = b"x" + absent.multihash
+    store = CarBlockstore(write_car(tmp_path / "x.car", [(CID.of(inline, "raw", "identity"), inline)]))
+    assert not store.has(absent)
+    with pytest.raises(BlockNotFound):
+        store.get(absent)
+
+
 def test_a_block_is_a_view_of_the_file_and_hashed_once(tmp_path: Path) -> None:
     blocks = blocks_of(3, 50_000)
     store = CarBlockstore(write_car(tmp_path / "x.car", blocks))

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 from hypothesis import given
@@ -369,7 +369,29 @@ def test_what_a_length_claims_is_not_read_at_once() -> None:
 
 
 class TestWriter:
-    """CarWriter: roots that are known last."""
+    """CarWriter: roots that are known last, and files of all kinds."""
+
+    def test_a_file_without_a_buffer_may_take_a_part_at_a_time(self) -> None:
+        class Grudging(io.RawIOBase):
+            taken = b""
+
+            def writable(self) -> bool:
+                return True
+
+            def write(self, data: Any, /) -> int:
+                part = bytes(data)[:7]
+                self.taken += part
+                return len(part)
+
+        blocks = [(CID.of(data), memoryview(data)) for data in (b"a" * 100, b"b" * 70_000)]
+        whole, file = io.BytesIO(), Grudging()
+        car.write(whole, [], blocks)
+        car.write(cast("IO[bytes]", file), [], blocks)
+        assert file.taken == whole.getvalue()
+
+    def test_roots_are_cids(self) -> None:
+        with pytest.raises(CodecError, match="roots are CIDs, not str: 'bafkqaaa'"):
+            car.write(io.BytesIO(), ["bafkqaaa"], [])  # type: ignore[list-item]
 
     @pytest.mark.parametrize("before", [b"", b"before"])
     def test_roots_that_are_known_last_are_put_in_place(self, before: bytes) -> None:

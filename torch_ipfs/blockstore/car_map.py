@@ -128,12 +128,11 @@ class OpenCar:
         return slice(start, start + self._lengths[row])
 
     def rows(self, multihash: bytes) -> list[int]:
-        """The rows of the blocks before which that multihash stands in the file."""
-        size_bytes = len(multihash)
+        """The rows of the blocks before which a CID of that multihash stands in the file."""
         return [
             row
             for row in self._rows_of_key(car_index.key_of(multihash))
-            if bytes(self.view[(start := self._starts[row]) - size_bytes : start]) == multihash
+            if (cid := self.cid(row)) is not None and cid.multihash == multihash
         ]
 
     def is_listed(self, multihash: bytes) -> bool:

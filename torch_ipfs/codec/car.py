@@ -39,6 +39,7 @@ _SMALL_BLOCK_BYTES = 64 * 2**10
 def write(file: IO[bytes], roots: Sequence[CID], blocks: Iterable[tuple[CID, bytes | memoryview]]) -> None:
     """Write a CARv1, block by block as they come. ``file`` need not be able to seek, and is left open.
 
+    :raises CodecError: one of ``roots`` is no CID.
     :raises BlockTooLarge: as :meth:`CarWriter.write_block`.
     """
     writer = CarWriter(file, roots)
@@ -74,16 +75,16 @@ class CarWriter:
         binary = bytes(cid)
         before = varint.encode(len(binary) + size_bytes) + binary
         if size_bytes <= _SMALL_BLOCK_BYTES:
-            self._file.write(b"".join((before, data)))
+            self._write(b"".join((before, data)))
         else:
-            self._file.write(before)
-            self._file.write(data)
+            self._write(before)
+            self._write(data)
         self.size_bytes += len(before) + size_bytes
 
     def finish(self) -> None:
         """Write the header where nothing is written yet. The file is not flushed."""
         if not self.size_bytes:
-            self._file.write(self._header)
+            self._write(self._header)
             self.size_bytes = len(self._header)
 
     def set_roots(self, roots: Sequence[CID]) -> None:
@@ -101,5 +102,13 @@ class CarWriter:
         if self.size_bytes:
             end = self._file.tell()
             self._file.seek(end - self.size_bytes)
-            self._file.write(replacement)
+            self._write(replacement)
             self._file.seek(end)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        """Write all of ``data``: a file without a buffer, such as a socket's, may take a part of it at a time."""
+        written = self._file.write(data)
+        if written is not None and written < memoryview(data).nbytes:  # files that are no io.IOBase may tell nothing
+            rest = memoryview(data).cast("B")
+            while rest := rest[written:]:
+                written = self._file.write(rest)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable
 from typing import NoReturn
 
 from torch_ipfs.codec import dag_cbor, varint
@@ -22,9 +23,16 @@ def fail(offset: int, what: str) -> NoReturn:
     raise CodecError(f"not a CAR: {what}, at byte {offset}")
 
 
-def encode(roots: Sequence[CID]) -> bytes:
-    """The header of a CARv1 with its length before it."""
-    body = dag_cbor.encode({"roots": list(roots), "version": 1})
+def encode(roots: Iterable[CID]) -> bytes:
+    """The header of a CARv1 with its length before it.
+
+    :raises CodecError: one of ``roots`` is no CID.
+    """
+    named = list(roots)
+    for root in named:
+        if not isinstance(root, CID):
+            raise CodecError(f"a CAR's roots are CIDs, not {type(root).__name__}: {reprlib.repr(root)}")
+    body = dag_cbor.encode({"roots": named, "version": 1})
     return varint.encode(len(body)) + body
 
 
