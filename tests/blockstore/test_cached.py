@@ -282,6 +282,22 @@ def test_the_least_recently_used_go_first_also_of_a_cache_that_was_half_empty(tm
     assert [file_of(tmp_path, cid).exists() for cid in (a, b, c, d, e)] == [True, False, True, True, True]
 
 
+def test_what_a_clock_that_was_put_back_has_left_goes_first(tmp_path: Path) -> None:
+    early, late = blocks_of(7)[:4], blocks_of(7)[4:]
+    store = CachedBlockstore(DictStore([*early, *late]), tmp_path, 4000)
+    got(store, [cid for cid, _ in early])
+    (tmp_path / "blocks" / "tmp" / "abandoned").write_bytes(b"half")
+    year_s = 365 * 86400
+    for path in (*files_of(tmp_path), tmp_path / "blocks" / "tmp" / "abandoned"):
+        os.utime(path, (time.time() + year_s, time.time() + year_s))
+    store = CachedBlockstore(DictStore([*early, *late]), tmp_path, 4000)
+    store.get(early[0][0])
+    for cid, _ in late:
+        store.get(cid)
+    assert files_of(tmp_path) == sorted(file_of(tmp_path, cid) for cid, _ in (early[0], *late))
+    assert not list((tmp_path / "blocks" / "tmp").iterdir())
+
+
 @pytest.mark.parametrize("size_bytes", [10, 1000, BIG])
 def test_the_bound_holds_over_many_blocks(tmp_path: Path, size_bytes: int) -> None:
     blocks = blocks_of(100, size_bytes)

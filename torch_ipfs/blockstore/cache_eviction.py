@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from torch_ipfs.blockstore.cache_files import CacheEntry, CacheFiles
+from torch_ipfs.blockstore.cache_files import CacheEntry, CacheFiles, used_ns
 from torch_ipfs.blockstore.cache_usage import CacheUsage
 
 MOST_WALKS = 3
@@ -136,7 +136,7 @@ class CacheEviction:
     def _evict(self, entry: CacheEntry) -> None:
         path = self._files.path(entry.multihash_hex)
         try:
-            used_since = os.lstat(path).st_atime_ns > entry.used_ns
+            used_since = used_ns(os.lstat(path), time.time_ns()) > entry.used_ns
         except OSError:
             return  # another process was here before
         if not used_since and self._files.remove(entry.multihash_hex):

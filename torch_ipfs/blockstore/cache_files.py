@@ -32,6 +32,9 @@ ones back to its host: there 1 MiB took 0.3 to 2.5 ms in one write, and 0.3 ms i
 
 YOUNG_S = 10.0
 
+AHEAD_NS = 60 * 10**9
+"""A use that is noted so far in the future was noted by a clock that has been put back since."""
+
 LONGEST_TOUCH_PERIOD_NS = 600 * 10**9
 RELAXED_TOUCH_PERIOD_NS = 3600 * 10**9
 
@@ -47,6 +50,11 @@ class CacheEntry:
     used_ns: int
     size_bytes: int
     multihash_hex: str
+
+
+def used_ns(status: os.stat_result, now_ns: int) -> int:
+    """When a block was last used. What was noted in the future would otherwise stay until that comes."""
+    return status.st_atime_ns if status.st_atime_ns <= now_ns + AHEAD_NS else 0
 
 
 def write_by_rename(temporary_folder: str, path: str, data: Block, *, replace: bool = True) -> os.stat_result:
@@ -137,7 +145,9 @@ class CacheFiles:
         now_ns = time.time_ns()
         noted_ns = status.st_atime_ns
         age_ns = now_ns - noted_ns
-        if not is_pressed:
+        if age_ns < -AHEAD_NS:
+            pass
+        elif not is_pressed:
             if age_ns < RELAXED_TOUCH_PERIOD_NS:
                 return
         elif noted_ns > status.st_mtime_ns and age_ns < LONGEST_TOUCH_PERIOD_NS:
@@ -164,12 +174,13 @@ class CacheFiles:
 
     def walk(self) -> Iterator[CacheEntry]:
         """All blocks, in no order."""
+        now_ns = time.time_ns()
         for folder in _scan(self._blocks):
             for file in _scan(folder.path):
                 with suppress(OSError, ValueError):  # gone since, or somebody else's
                     bytes.fromhex(file.name)
                     status = file.stat(follow_symlinks=False)
-                    yield CacheEntry(status.st_atime_ns, status.st_size, file.name)
+                    yield CacheEntry(used_ns(status, now_ns), status.st_size, file.name)
 
     def half_written_bytes(self, prefix: str = "") -> int:
         """The bytes of what is being written to files whose names begin so."""
@@ -189,10 +200,10 @@ class CacheFiles:
 
         A young file may be one that its writer has made but not locked yet.
         """
-        oldest_s = time.time() - YOUNG_S
+        now_s = time.time()
         for file in _scan(self.temporary):
             with suppress(OSError):
-                if file.stat().st_mtime > oldest_s:
+                if abs(now_s - file.stat().st_mtime) < YOUNG_S:
                     continue
                 fd = os.open(file.path, os.O_RDWR | os.O_CLOEXEC)
                 try:

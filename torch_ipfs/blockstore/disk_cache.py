@@ -206,6 +206,8 @@ class DiskCache:
         except (CodecError, ValueError):
             self._remove_bad(key, status.st_size)
             return None
+        except FileNotFoundError:  # it was removed since
+            return None
         except OSError as error:
             self._warn("read", error)
             return None
