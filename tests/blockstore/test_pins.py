@@ -208,6 +208,33 @@ def test_a_stray_file_among_the_pins_stops_a_collection(store: LocalBlockstore) 
     assert held(store) == multihashes(kept)
 
 
+def test_a_pin_that_another_process_takes_back_meanwhile_is_none(store: LocalBlockstore) -> None:
+    cid = put(store, "raw", b"kept")
+    store.pin(cid)
+    gone = Path(store.source, "pins", str(CID.of(b"gone")))
+    gone.symlink_to("nowhere")  # is listed, and not there when it is read
+    assert store.pins() == {cid: "recursive"}
+    assert collect(store).kept_blocks == 1
+
+
+def test_a_block_whose_file_a_collection_takes_before_it_has_its_name_is_written_again(
+    store: LocalBlockstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+    collected: list[Collected] = []
+
+    def collect_once(file: int) -> None:
+        fsync(file)
+        if not collected:
+            collected.append(collect(store))
+
+    monkeypatch.setattr(os, "fsync", collect_once)
+    put_once = LocalBlockstore(store.source, fsync=True)
+    put_once.put(CID.of(b"x"), b"x")
+    assert collected
+    assert put_once.get(CID.of(b"x")) == b"x"
+
+
 def test_a_collection_waits_for_who_holds_writing(store: LocalBlockstore, monkeypatch: pytest.MonkeyPatch) -> None:
     written = leaf(store, "written")
     monkeypatch.setattr(local, "LOCK_TIMEOUT_S", 0.05)

@@ -56,7 +56,10 @@ class BlockFiles:
     def write(self, path: str, data: Block) -> None:
         """Put a block in its place: the whole of it, or an exception and nothing."""
         with blaming(self._folder):
-            self._move(self._write_temporary(data, fsync=self._fsync), path)
+            try:
+                self._move(self._write_temporary(data, fsync=self._fsync), path)
+            except FileNotFoundError:  # a collection that spares no young files took it before it had its name
+                self._move(self._write_temporary(data, fsync=self._fsync), path)
 
     def write_many(self, blocks: Iterable[tuple[str, Block]]) -> None:
         """Put blocks in their places, on disk in batches: what one fsync waits for, many wait for together.

@@ -46,7 +46,7 @@ class Pins:
         """
         path = Path(self._folder, str(cid))
         with blaming(self._folder):
-            if kind == DIRECT and path.exists() and self._kind(path) == RECURSIVE:
+            if kind == DIRECT and self._kind(path) == RECURSIVE:
                 return
         self._files.write_text(str(path), f"{kind}\n")
 
@@ -64,7 +64,7 @@ class Pins:
         :raises TransportError: the folder holds something else; to pass it over might remove blocks that are needed.
         """
         with blaming(self._folder):
-            return {cid: self._kind(path) for path, cid in self._paths()}
+            return {cid: kind for path, cid in self._paths() if (kind := self._kind(path)) is not None}
 
     def _paths(self) -> Iterator[tuple[Path, CID]]:
         if not Path(self._folder).exists():
@@ -79,8 +79,12 @@ class Pins:
                 ) from None
 
     @staticmethod
-    def _kind(path: Path) -> str:
-        return DIRECT if path.read_bytes().strip() == DIRECT.encode() else RECURSIVE
+    def _kind(path: Path) -> str | None:
+        """``None`` where the pin is not there, as when another process has just taken it back."""
+        try:
+            return DIRECT if path.read_bytes().strip() == DIRECT.encode() else RECURSIVE
+        except FileNotFoundError:
+            return None
 
 
 def reached(pins: dict[CID, str], get: Callable[[CID], Block]) -> tuple[set[bytes], tuple[CID, ...]]:
