@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from torch_ipfs.blockstore import car_sidecar
+from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.directories import cache_directory, data_directory
+from torch_ipfs.codec import car
+from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import OptionError
 
 PLACES = [
     (data_directory, "TORCH_IPFS_HOME", "XDG_DATA_HOME"),
@@ -36,3 +42,18 @@ def test_else_the_platform_does(
     monkeypatch.setenv(platform_variable, str(tmp_path))
     assert directory().name == "torch_ipfs"
     assert not directory().exists()
+
+
+@pytest.mark.parametrize(("directory", "variable", "platform_variable"), PLACES)
+def test_who_has_no_home_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, directory, variable, platform_variable
+) -> None:
+    for name in (variable, platform_variable, "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # as in containers, where nobody may have the id that runs
+    with pytest.raises(OptionError, match=f"set {variable}"):
+        directory()
+    blocks = [(CID.of(data), data) for data in (b"%d" % i for i in range(car_sidecar.MIN_BLOCKS))]
+    with (tmp_path / "x.car").open("wb") as file:
+        car.write(file, [], blocks)
+    assert CarBlockstore(tmp_path / "x.car").get(blocks[0][0]) == b"0"

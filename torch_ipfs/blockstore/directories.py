@@ -14,12 +14,18 @@ APP_NAME = "torch_ipfs"
 
 
 def data_directory() -> Path:
-    """The local store's folder: TORCH_IPFS_HOME, else the platform's for a user's data. It need not exist."""
+    """The local store's folder: TORCH_IPFS_HOME, else the platform's for a user's data. It need not exist.
+
+    :raises OptionError: as :func:`cache_directory`.
+    """
     return _directory("TORCH_IPFS_HOME", "user_data_dir")
 
 
 def cache_directory() -> Path:
-    """The folder of what can be made or fetched again: TORCH_IPFS_CACHE_DIR, else the platform's for caches."""
+    """The folder of what can be made or fetched again: TORCH_IPFS_CACHE_DIR, else the platform's for caches.
+
+    :raises OptionError: it is in the home of a user who is not there, or the process has no home.
+    """
     return _directory("TORCH_IPFS_CACHE_DIR", "user_cache_dir")
 
 
@@ -38,4 +44,10 @@ def _directory(variable: str, platform_directory: str) -> Path:
     named = os.environ.get(variable)
     if named:
         return home_expanded(named).absolute()
-    return Path(getattr(platformdirs, platform_directory)(APP_NAME, appauthor=False))
+    try:
+        folder = Path(getattr(platformdirs, platform_directory)(APP_NAME, appauthor=False))
+    except RuntimeError:
+        folder = Path("~")
+    if not folder.is_absolute():  # HOME is not set, and nobody has this process's user id
+        raise OptionError(f"this user has no home folder: set {variable} to the path of a folder")
+    return folder
