@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ import safetensors.torch
 import torch
 
 import torch_ipfs
-from tests.network.nodes import KuboNode, connect, new_swarm_key
+from tests.network.nodes import KuboNode
 from torch_ipfs.kit import TrainingTask, ipfs_kit
+from torch_ipfs.kit.pubsub import MAX_MESSAGE_BYTES
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 100.0
@@ -66,24 +66,6 @@ kit.close()
 """
 
 
-@pytest.fixture
-def talking_swarm(kubo_binary: Path, tmp_path: Path) -> Any:
-    """Three nodes of a private swarm that pass messages on."""
-    key, nodes = new_swarm_key(), []
-    for name in ("master", "one", "two"):
-        (tmp_path / name).mkdir()
-        nodes.append(KuboNode(kubo_binary, tmp_path / name, config={"Pubsub.Enabled": True}, swarm_key=key))
-    try:
-        for i, node in enumerate(nodes):
-            node.start()
-            for other in nodes[:i]:
-                connect(node, other)
-        yield nodes
-    finally:
-        for node in nodes:
-            node.stop()
-
-
 def worker(node: KuboNode, rank: int, folder: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
@@ -121,13 +103,13 @@ def dataset(path: Path) -> torch_ipfs.CID:
 @pytest.mark.kubo
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_master_and_two_workers_train(talking_swarm: list[KuboNode], tmp_path: Path) -> None:
+def test_a_master_and_two_workers_train(kubo_swarm: list[KuboNode], tmp_path: Path) -> None:
     car = tmp_path / "train.car"
     cid = dataset(car)
-    with ipfs_kit(role="master", source=talking_swarm[0].rpc) as master:
-        torch_ipfs.KuboBlockstore(talking_swarm[0].rpc).import_car(car)
+    with ipfs_kit(role="master", source=kubo_swarm[0].rpc) as master:
+        torch_ipfs.KuboBlockstore(kubo_swarm[0].rpc).import_car(car)
         assert master.ipfs.pin_add(cid)["success"]
-        workers = [worker(node, rank, tmp_path) for rank, node in enumerate(talking_swarm[1:])]
+        workers = [worker(node, rank, tmp_path) for rank, node in enumerate(kubo_swarm[1:])]
         try:
             assert [line(process) for process in workers] == ["listening"] * 2
             results = master.ipfs.pubsub_subscribe("trained_models", timeout_s=WAIT_S)
@@ -153,3 +135,13 @@ def test_a_master_and_two_workers_train(talking_swarm: list[KuboNode], tmp_path:
     model.load_state_dict(averaged)
     rows = next(iter(torch_ipfs.IPFSIterableDataset(cid, str(car), batch_size=240)))
     assert (model(rows["features"]).argmax(1) == rows["labels"]).float().mean() > 0.8
+
+
+@pytest.mark.kubo
+def test_the_largest_message_that_is_taken_reaches_other_nodes(kubo_swarm: list[KuboNode]) -> None:
+    sender, receiver = (ipfs_kit(source=node.rpc) for node in kubo_swarm[:2])
+    message = "x" * (MAX_MESSAGE_BYTES - len("large"))
+    with receiver.ipfs.pubsub_subscribe("large", timeout_s=WAIT_S) as subscription:
+        await_subscribers(sender, "large", 1)
+        assert sender.ipfs.pubsub_publish("large", message)["success"]
+        assert next(subscription)["data"] == message

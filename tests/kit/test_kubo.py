@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from tests.network.nodes import KuboNode
 from torch_ipfs import OptionError, TransportError
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.kit import ipfs_kit
+from torch_ipfs.kit import ipfs_kit, pubsub
 
 pytestmark = pytest.mark.kubo
 
@@ -176,8 +177,32 @@ def test_silence_and_a_lost_node_raise(talking: ipfs_kit, own_kubo_node: KuboNod
         next(subscription)
 
 
-@pytest.mark.parametrize("topic", ["", None, 5])
+def test_a_reader_that_lags_behind_is_told_of_a_lost_node_too(
+    talking: ipfs_kit, own_kubo_node: KuboNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pubsub, "WAITING_MESSAGES", 2)
+    subscription = talking.ipfs.pubsub_subscribe("busy", timeout_s=20)
+    for message in "ab":
+        talking.ipfs.pubsub_publish("busy", message)
+    deadline = time.monotonic() + 20
+    while not subscription._waiting.full():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    own_kubo_node.stop()
+    subscription._thread.join(1)  # where it drops the end, it is gone
+    assert [next(subscription)["data"] for _ in "ab"] == ["a", "b"]
+    with pytest.raises(TransportError, match=r"ended|broke off"):
+        next(subscription)
+
+
+def test_a_message_that_would_not_travel_is_refused_with_advice(kit: ipfs_kit) -> None:
+    message = "x" * (pubsub.MAX_MESSAGE_BYTES - 1)
+    assert "Add the data" in kit.ipfs.pubsub_publish("é", message)["error"]
+
+
+@pytest.mark.parametrize("topic", ["", None, 5, "\ud800"])
 def test_what_is_no_topic_is_told(talking: ipfs_kit, topic: Any) -> None:
     assert talking.ipfs.pubsub_publish(topic, "m")["error_type"] == "OptionError"
     assert talking.ipfs.pubsub_subscribe(topic)["error_type"] == "OptionError"
     assert talking.ipfs.pubsub_peers(topic)["error_type"] == "OptionError"
+    assert talking.ipfs.pubsub_publish("topic", "\ud800")["error_type"] == "OptionError"

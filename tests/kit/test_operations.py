@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +146,15 @@ class TestFiles:
         refused(kit.ipfs.cat(f"{cid}/b/none"), "BlockNotFound")
         refused(kit.ipfs.cat(cid), "CodecError")
 
-    @pytest.mark.parametrize("content", [None, 5, "/nowhere/at/all", "with\0null", object()])
+    @pytest.mark.parametrize("content", [None, 5, "", "/nowhere/at/all", "with\0null", object()])
     def test_what_cannot_be_read_is_told(self, kit: ipfs_kit, content: Any) -> None:
         refused(kit.ipfs.add(content), "OptionError")
 
     def test_links_of_the_file_system_are_not_followed(self, kit: ipfs_kit, tmp_path: Path) -> None:
-        (tmp_path / "around").symlink_to(tmp_path)
-        assert "around" in refused(kit.ipfs.add(tmp_path), "OptionError")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "around").symlink_to(tmp_path)
+        error = refused(kit.ipfs.add(tmp_path), "OptionError")
+        assert error.startswith(f"'{tmp_path}/a/around' is a symbolic link")
 
 
 class TestBlocksAndPins:
@@ -194,3 +197,7 @@ class TestMessagesWithoutANode:
         with pytest.raises(ValueError, match="Pubsub"):
             next(subscription)
         subscription.stop()
+
+    @pytest.mark.parametrize("timeout_s", [-1, "5", math.nan, math.inf, True])
+    def test_what_is_no_time_out_is_told(self, kit: ipfs_kit, timeout_s: Any) -> None:
+        assert "timeout_s" in kit.ipfs.pubsub_subscribe("topic", timeout_s=timeout_s)["error"]

@@ -74,13 +74,13 @@ def own_kubo_node(kubo_binary: Path, tmp_path: Path) -> Iterator[KuboNode]:
 
 @pytest.fixture
 def kubo_swarm(kubo_binary: Path, tmp_path: Path) -> Iterator[list[KuboNode]]:
-    """Three running nodes of a private swarm, each connected to the other two."""
+    """Three running nodes of a private swarm, each connected to the other two, that pass messages on."""
     key = new_swarm_key()
     nodes = []
     for name in ("a", "b", "c"):
         folder = tmp_path / f"kubo-{name}"
         folder.mkdir()
-        nodes.append(KuboNode(kubo_binary, folder, swarm_key=key))
+        nodes.append(KuboNode(kubo_binary, folder, config={"Pubsub.Enabled": True}, swarm_key=key))
     try:
         for node in nodes:
             node.start()

@@ -25,6 +25,8 @@ def write_content(content: Content, home: Blockstore) -> unixfs.Dag:
     if isinstance(content, bytes | bytearray | memoryview):
         return unixfs.write_file(bytes(content), home.put)
     if isinstance(content, str | os.PathLike):
+        if not os.fspath(content):  # which pathlib takes for the current folder
+            raise OptionError("an empty text is no path; add takes bytes, a path or an open file")
         return _write_path(Path(content), home)
     if callable(getattr(content, "read", None)):
         return unixfs.write_file(_pieces(content), home.put)
@@ -36,15 +38,16 @@ def _write_path(path: Path, home: Blockstore) -> unixfs.Dag:
         if not path.is_dir():
             with path.open("rb") as file:
                 return unixfs.write_file(_pieces(file), home.put)
-        links = []
-        for entry in sorted(path.iterdir()):
-            if entry.is_symlink():
-                raise OptionError(f"{str(entry)!r} is a symbolic link, and may lead anywhere; add what it leads to")
-            dag = _write_path(entry, home)
-            links.append(unixfs.Link(entry.name, dag.cid, dag.tsize))
+        entries = sorted(path.iterdir())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{str(path)!r} cannot be read: {reason}; add takes bytes, a path or an open file") from error
+    links = []
+    for entry in entries:
+        if entry.is_symlink():
+            raise OptionError(f"{str(entry)!r} is a symbolic link, and may lead anywhere; add what it leads to")
+        dag = _write_path(entry, home)
+        links.append(unixfs.Link(entry.name, dag.cid, dag.tsize))
     return unixfs.write_directory(links, home.put)
 
 

@@ -28,8 +28,8 @@ from torch_ipfs.loader.result import Result, failed, succeeded
 Message = dict[str, Any]
 """``data``: text, or bytes where they are no UTF-8; ``from``: the peer id of the node that published it; ``topic``."""
 
-MAX_MESSAGE_BYTES = 2**20
-"""What libp2p's pubsub carries in one message."""
+MAX_MESSAGE_BYTES = 2**20 - 2**10
+"""What a message and its topic may have together: nodes silently drop what is over 1 MiB with sender, signature and key."""
 WAITING_MESSAGES = 1024
 """How many messages wait here for a reader before more are left with the node."""
 
@@ -53,12 +53,14 @@ def publish(endpoint: Endpoint, topic: str, message: str | bytes) -> None:
     :raises OptionError: topic or message cannot be sent, or the node has pubsub off; says which option to set.
     :raises TransportError: the node cannot be reached or refuses.
     """
-    data = message.encode() if isinstance(message, str) else message
+    data = _utf8(message, "message") if isinstance(message, str) else message
     if not isinstance(data, bytes):
         raise OptionError(f"a message is text or bytes, not {type(message).__name__}")
-    if len(data) > MAX_MESSAGE_BYTES:
+    encoded = _topic(topic)
+    if len(data) + len(topic.encode()) > MAX_MESSAGE_BYTES:
         raise OptionError(
-            f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} travel. Add the data and publish its CID"
+            f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} travel, the topic's among them. Add the data and "
+            "publish its CID"
         )
     boundary = secrets.token_hex(16)
     body = (
@@ -69,7 +71,7 @@ def publish(endpoint: Endpoint, topic: str, message: str | bytes) -> None:
     connection = _connect(endpoint)
     try:
         form = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        _ask(connection, endpoint, f"/pubsub/pub?arg={_topic(topic)}", body, form)
+        _ask(connection, endpoint, f"/pubsub/pub?arg={encoded}", body, form)
     finally:
         connection.close()
 
@@ -107,6 +109,7 @@ class Subscription:
         self._stopped = threading.Event()
         self._error: OptionError | TransportError | None = None
         try:
+            _check_timeout(timeout_s)
             self._listen(endpoint, source)
             self._result = succeeded("pubsub_subscribe", topic=topic)
         except (OptionError, TransportError) as error:
@@ -150,6 +153,7 @@ class Subscription:
             raise TransportError(f"no message on {self.topic!r} within {self._timeout_s:g} s") from None
         if message is None:
             self.stop()
+            _offer(self._waiting, None)  # to another thread that waits
             raise StopIteration
         if isinstance(message, Exception):
             self.stop()
@@ -194,20 +198,14 @@ def _receive(
     end: Exception | None = None
     try:
         while line := response.readline(4 * MAX_MESSAGE_BYTES):
-            message = _message(line, topic)
-            while not stopped.is_set():
-                try:
-                    waiting.put(message, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
+            _give(waiting, _message(line, topic), stopped)
         end = TransportError("the node ended the subscription", source=source)
     except (OSError, http.client.HTTPException, ValueError, AttributeError) as failure:
         # AttributeError: http.client's own, where its socket is shut while it reads.
         end = TransportError(f"the subscription broke off: {type(failure).__name__}: {failure}", source=source)
     finally:
         response.close()
-        _offer(waiting, None if stopped.is_set() else end)
+        _give(waiting, end, stopped)
 
 
 def _hang_up(
@@ -223,8 +221,18 @@ def _hang_up(
     _offer(waiting, None)
 
 
-def _offer(waiting: queue.Queue[Message | Exception | None], end: Exception | None) -> None:
-    """Say that it is over; where the queue is full somebody reads it, and sees by himself."""
+def _give(
+    waiting: queue.Queue[Message | Exception | None], item: Message | Exception | None, stopped: threading.Event
+) -> None:
+    """Have ``item`` read, however long the reader takes; not once it has stopped."""
+    while not stopped.is_set():
+        with suppress(queue.Full):
+            waiting.put(item, timeout=0.1)
+            return
+
+
+def _offer(waiting: queue.Queue[Message | Exception | None], end: None) -> None:
+    """Say that it was stopped; where the queue is full nobody waits, and who reads sees by himself."""
     with suppress(queue.Full):
         waiting.put_nowait(end)
 
@@ -250,10 +258,25 @@ def _decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text[1:] + "=" * (-len(text[1:]) % 4))
 
 
+def _check_timeout(timeout_s: float | None) -> None:
+    if timeout_s is None:
+        return
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not 0 <= timeout_s <= threading.TIMEOUT_MAX:
+        raise OptionError(f"timeout_s is a number of seconds, or None for ever, not {timeout_s!r:.80}")
+
+
 def _topic(topic: str) -> str:
     if not isinstance(topic, str) or not topic:
         raise OptionError(f"a topic is a text that is not empty, not {topic!r:.80}")
-    return multibase.encode("u", topic.encode())
+    return multibase.encode("u", _utf8(topic, "topic"))
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"a {what} that UTF-8 cannot hold: {text!r:.80} ({error.reason})") from None
 
 
 def _connect(endpoint: Endpoint) -> http.client.HTTPConnection:
