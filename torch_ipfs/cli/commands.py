@@ -78,7 +78,7 @@ def push(chosen: Namespace) -> int:
     store, manifest = _open(chosen)
     target = _target(chosen.target)
     counted = _Counted()
-    with open_sink(target) as sink, _progress("pushing") as advance:
+    with open_sink(target, root=manifest.root) as sink, _progress("pushing") as advance:
         for found in Walk(store, manifest).blocks():
             if found.error is not None:
                 raise found.error

@@ -53,9 +53,10 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(out: Out) -> Sink:
+def open_sink(out: Out, *, root: CID = car.PLACEHOLDER_ROOT) -> Sink:
     """The sink of a path that ends in ``.car``, of another path (the folder of a local store), of a URL or a store.
 
+    :param root: what is committed in the end, or a CID as long.
     :raises OptionError: ``out`` cannot be written to, or is none of these.
     :raises TransportError: the path cannot be looked at.
     """
@@ -66,7 +67,7 @@ def open_sink(out: Out) -> Sink:
         if is_network(text):
             return _StoreSink(open_blockstore(text))
         try:
-            return _sink_of_path(Path(os.path.realpath(text)), text)
+            return _sink_of_path(Path(os.path.realpath(text)), text, root)
         except OSError as error:
             raise TransportError(f"the path cannot be looked at: {error.strerror}", source=text[:200]) from error
     if isinstance(out, Blockstore):
@@ -74,11 +75,11 @@ def open_sink(out: Out) -> Sink:
     raise OptionError(f"out is a path or a Blockstore, not a {type(out).__name__}")
 
 
-def _sink_of_path(path: Path, text: str) -> Sink:
+def _sink_of_path(path: Path, text: str, root: CID) -> Sink:
     if path.is_dir():
         return _StoreSink(LocalBlockstore(path))
     if path.suffix == ".car":
-        return _CarSink(path)
+        return _CarSink(path, root)
     if path.exists():
         raise OptionError(
             f"{text} is a file that does not end in .car: name a CAR file, or the folder of a local store"
@@ -89,17 +90,17 @@ def _sink_of_path(path: Path, text: str) -> Sink:
 class _CarSink:
     """A CARv1, written beside its place as ``name.car.*.tmp`` and renamed when it is whole and on disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: CID) -> None:
         if not path.parent.is_dir():
             raise OptionError(f"{path.parent} is no folder: make it before writing {path.name} in it")
-        self._path = path
+        self._path, self._root = path, root
 
     def __enter__(self) -> Self:
         with self._refusals():
             number, name = tempfile.mkstemp(prefix=f"{self._path.name}.", suffix=".tmp", dir=self._path.parent)
             self._temporary = Path(name)
             self._file = os.fdopen(number, "wb", buffering=_WRITTEN_AT_ONCE_BYTES)
-        self._car = car.CarWriter(self._file)
+        self._car = car.CarWriter(self._file, [self._root])
         return self
 
     def __exit__(
