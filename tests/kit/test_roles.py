@@ -227,11 +227,21 @@ class TestTasks:
             trainings[1 - first].__exit__(None, None, None)
             assert pins(kits[0]) == set()
 
-    def test_samples_named_by_text_are_kept_too(self, kit: ipfs_kit, tmp_path: Path) -> None:
-        names = [kit.ipfs.dag_put(sample)["cid"] for sample in samples(5)]
-        root = kit.ipfs.dag_put({"samples": names})["cid"]
-        with kit.training(task(root)):
+    @pytest.mark.parametrize("form", ["samples", "linked shards", "shards in JSON"])
+    def test_what_is_named_by_text_is_kept_too(self, kit: ipfs_kit, tmp_path: Path, form: str) -> None:
+        """At any depth, as in datasets that are merged, or written by hand."""
+        names = [kit.ipfs.dag_put(sample)["cid"] for sample in samples(6)]
+        halves = [kit.ipfs.dag_put({"samples": part})["cid"] for part in (names[:3], names[3:])]
+        root = {
+            "samples": lambda: kit.ipfs.dag_put({"samples": names}),
+            "linked shards": lambda: kit.ipfs.dag_put({"shards": [{"cid": {"/": h}, "count": 3} for h in halves]}),
+            "shards in JSON": lambda: kit.ipfs.add(
+                json.dumps({"shards": [{"cid": h, "count": 3} for h in halves]}).encode()
+            ),
+        }[form]()["cid"]
+        with kit.training(task(root)), IPFSDataLoader(kit, prefetch=0, on_error="raise") as loader:
             LocalBlockstore(tmp_path / "s").gc(grace_s=0)
-            assert all(kit.ipfs.block_get(name)["success"] for name in names)
+            assert loader.load_dataset(root)["success"]
+            assert sorted(labels(loader)) == list(range(6))
         LocalBlockstore(tmp_path / "s").gc(grace_s=0)
         assert not any(kit.ipfs.block_get(name)["success"] for name in names)

@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch_ipfs import codec
-from torch_ipfs.codec.cid import CID
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.pins import links
+from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, CID
 from torch_ipfs.errors import CodecError, ManifestError, OptionError
 from torch_ipfs.kit.node import Node
 from torch_ipfs.manifest.tree import Manifest
@@ -90,26 +92,42 @@ def task_in(message: Any) -> TrainingTask | None:
 
 
 def pins_of(node: Node, task: TrainingTask) -> list[CID]:
-    """What to pin, recursively, to keep the task's dataset: its root; and where that names samples by text and not by links,
-    blocks of links to them, which are put for that.
+    """What to pin, recursively, to keep the task's dataset: its root; and where nodes of it name shards or samples by text and
+    not by links, blocks of links to these, which are put for that.
 
-    :raises BlockError: nobody has its root.
+    :raises BlockError: nobody has a node of it.
     :raises ManifestError: it is no dataset.
     """
     root = CID.parse(task.dataset_cid)
-    manifest = Manifest(node.store, root)
-    leaf = manifest.root_node.leaf
-    texts = [link for link in (leaf.values or ()) if isinstance(link, str)] if leaf and leaf.format == "samples" else []
-    try:
-        links = [CID.parse(text) for text in texts]
-    except CodecError as error:
-        raise ManifestError(f"the dataset names a sample that is no CID: {error}", cid=root) from None
+    named = list(_named_by_text(Manifest(node.store, root), node.store))
     pins = [root]
-    for start in range(0, len(links), _LINKS_A_BLOCK):
-        block = codec.dag_cbor.encode(links[start : start + _LINKS_A_BLOCK])
+    for start in range(0, len(named), _LINKS_A_BLOCK):
+        block = codec.dag_cbor.encode(named[start : start + _LINKS_A_BLOCK])
         pins.append(CID.of(block, codec="dag-cbor"))
         node.home.put(pins[-1], block)
     return pins
+
+
+def _named_by_text(manifest: Manifest, store: Blockstore) -> Iterator[CID]:
+    """What a recursive pin of a dataset's root does not reach: what its nodes name as text, as all do that are plain JSON."""
+    nodes = [(manifest.root, manifest.root_node)]
+    while nodes:
+        cid, node = nodes.pop()
+        if node.leaf is not None:
+            if node.leaf.format == "samples":
+                yield from _parsed([link for link in node.leaf.values or () if isinstance(link, str)], cid)
+            continue
+        children = [node.cid(i) for i in range(len(node.counts))]
+        linked = set(links(codec.decode(cid, store.get(cid)))) if cid.codec in (DAG_CBOR, DAG_JSON) else set()
+        yield from (child for child in children if child not in linked)
+        nodes += [(children[i], node.child(i)) for i in range(len(children)) if node.inner[i]]
+
+
+def _parsed(texts: list[str], cid: CID) -> list[CID]:
+    try:
+        return [CID.parse(text) for text in texts]
+    except CodecError as error:
+        raise ManifestError(f"the dataset names a sample that is no CID: {error}", cid=cid) from None
 
 
 @contextmanager
