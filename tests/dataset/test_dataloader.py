@@ -207,6 +207,18 @@ def test_a_loader_whose_worker_was_killed_goes_on_with_new_ones(car: Written) ->
         assert indices([*received, *loader]) == indices(shuffled(car))
 
 
+def test_a_loader_whose_workers_are_its_parents_starts_its_own(car: Written) -> None:
+    with closing(make_dataloader(shuffled(car), num_workers=1)) as loader:
+        whole = indices(loader)
+        receiving, sending = multiprocessing.get_context("fork").Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=lambda: sending.send(indices(loader)))
+        child.start()
+        assert receiving.poll(60)
+        assert receiving.recv() == whole
+        child.join()
+        assert indices(loader) == whole
+
+
 def test_a_loader_whose_worker_was_too_slow_goes_on_with_new_ones(car: Written, tmp_path: Path) -> None:
     def stuck_once(batch: Any) -> Any:
         if not (tmp_path / "was stuck").exists():

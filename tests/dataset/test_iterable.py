@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -436,3 +437,20 @@ def test_a_loader_that_batches_samples_itself_has_the_batches_of_the_dataset(num
     assert [type(batch["n"]) for batch in batches] == [list, list]
     plain = DataLoader(IPFSIterableDataset(root, store), batch_size=None, num_workers=num_workers)
     assert len({type(sample) for sample in plain} - {dict}) == 0
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_datasets_hold_no_descriptors_and_all_of_them_one_where_workers_are_started() -> None:
+    root = torch_ipfs.write_dataset([{"index": 0}], torch_ipfs.MemoryBlockstore())
+    before = _open_descriptors()
+    datasets = [torch_ipfs.IPFSIterableDataset(root, torch_ipfs.MemoryBlockstore()) for _ in range(50)]
+    assert _open_descriptors() == before
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    process.close()
+    assert _open_descriptors() <= before + 1
+    del datasets

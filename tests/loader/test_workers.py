@@ -205,13 +205,15 @@ def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
 
 
 ENDS = """
-import multiprocessing, os, signal, sys
+import multiprocessing, os, signal, sys, torch_ipfs
 from torch_ipfs.loader import IPFSDataLoader
 loader = IPFSDataLoader(sys.argv[1], batch_size=2, num_workers=2)
 assert loader.load_dataset(sys.argv[2])["success"]
 for _ in loader.to_pytorch(persistent_workers=False):
     break
 next(loader)
+running = iter(torch_ipfs.IPFSIterableDataset(sys.argv[2], sys.argv[1]))
+next(running)
 os.kill(multiprocessing.active_children()[0].pid, signal.SIGSTOP)
 """
 

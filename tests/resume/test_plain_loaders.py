@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import warnings
 from collections.abc import Callable
@@ -193,6 +194,20 @@ class TestDataLoader:
         alone = make(shuffle=other)
         alone.set_epoch(1)
         assert indices(loader) == indices(alone)
+
+    def test_ranks_forked_from_one_process_resume_with_workers_of_their_own(self, make: Make) -> None:
+        """What one rank tells its workers, those of another, which have the same dataset, do not take for theirs."""
+        whole = indices(make())
+        dataset = make(rank=0, world_size=1)
+        dataset.load_state_dict(dataset.state_at(0, 8))
+        fork = multiprocessing.get_context("fork")
+        for _ in range(2):
+            receiving, sending = fork.Pipe(duplex=False)
+            rank = fork.Process(target=lambda pipe=sending: pipe.send(indices(plain(dataset, 2))))
+            rank.start()
+            assert receiving.poll(60)
+            assert receiving.recv() == whole[8:]
+            rank.join()
 
 
 def test_the_documents_name_what_warns() -> None:

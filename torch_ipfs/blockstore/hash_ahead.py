@@ -101,7 +101,8 @@ class HashThreads:
 
     def close(self) -> None:
         """Drop what nobody has begun, and wait for the threads to end, where that may be waited for."""
-        if not self.are_here or sys.is_finalizing():  # threads are gone, or never get to run again
+        # Threads are gone, or never get to run again: then what finds this as garbage may find modules gone as well.
+        if sys is None or sys.is_finalizing() or not self.are_here:
             return
         with suppress(Empty):
             while True:

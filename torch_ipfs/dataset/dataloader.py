@@ -20,7 +20,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.dataset.passes import Output, report_skipped
-from torch_ipfs.dataset.workers import begin_workers, end_workers, has_dead_workers
+from torch_ipfs.dataset.workers import begin_workers, can_go_on, end_workers
 from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.partition import Partition
 
@@ -79,7 +79,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             return iter(self.dataset)
         if self.num_workers:
             _ = self.dataset.schema  # where samples must be read to find it, once here, not once in every worker
-        if self._iterator is not None and has_dead_workers(self._iterator):
+        if self._iterator is not None and not can_go_on(self._iterator):
             self.close()
         latest = None if self._latest is None else self._latest()
         if self.persistent_workers and latest is not None and not latest.closed:

@@ -1,12 +1,12 @@
-"""What the process that made a dataset says to DataLoader workers that live already, through shared memory.
-
-A tensor, because it pickles plainly (by value) as well as to a worker (by handle); multiprocessing.Value does only the latter.
-"""
+"""What the process that made a dataset and its DataLoader workers say to each other while they live, through shared memory."""
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,61 @@ from torch.utils.data import get_worker_info
 from torch_ipfs.plan.cursor import Cursor
 from torch_ipfs.plan.shuffle import ShuffleOptions
 
-_EPOCH, _START, _RESUMES, _BEGUN_BY, _UNFOLLOWED, _LANES, _UNIT_ROWS, _WINDOW_ROWS = range(8)
-_WORDS = 8
+Int64s = npt.NDArray[np.int64]
+
+
+class SharedWords:
+    """Integers that a process has in common with the DataLoader workers that it starts.
+
+    They are plain memory until it starts some. What is forked then, or pickled for a process that is started, finds them in
+    shared memory: all that are not there yet in one piece, since each piece holds a file descriptor. Any other copy is a copy,
+    and so is that of a forked process that is no worker: it has workers, and a run, of its own.
+    """
+
+    def __init__(self, words: torch.Tensor, process: int | None = None) -> None:
+        """:param process: whose they are, where that is another one, which has them in shared memory."""
+        self.tensor = words
+        self.process = os.getpid() if process is None else process
+        if process is None:
+            _UNSHARED.add(weakref.ref(self, _UNSHARED.discard))
+
+    @property
+    def array(self) -> Int64s:
+        """The words where they are now. Not to be held: they may move."""
+        if self.process != os.getpid() and get_worker_info() is None:
+            self.__init__(self.tensor.clone())  # type: ignore[misc]
+        return self.tensor.numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedWords, (self.tensor.clone(),)
+
+
+_UNSHARED: set[weakref.ref[SharedWords]] = set()
+
+
+def _share_all() -> None:
+    unshared = {ref: words for ref in tuple(_UNSHARED) if (words := ref()) is not None}
+    if unshared:
+        together = torch.cat([words.tensor.reshape(-1) for words in unshared.values()])
+        together.share_memory_()  # type: ignore[no-untyped-call]
+        start = 0
+        for words in unshared.values():
+            words.tensor = together[start : start + words.tensor.numel()].view(words.tensor.shape)
+            start += words.tensor.numel()
+        _UNSHARED.difference_update(unshared)
+
+
+def _for_new_process(words: SharedWords) -> tuple[Any, ...]:
+    """What is pickled for a process that is started: a handle, where others get the values."""
+    _share_all()
+    return SharedWords, (words.tensor, words.process)
+
+
+os.register_at_fork(before=_share_all)
+ForkingPickler.register(SharedWords, _for_new_process)
+
+_EPOCH, _START, _RESUMES, _BEGUN_BY, _UNFOLLOWED, _LANES, _UNIT_ROWS, _WINDOW_ROWS, _AGREED = range(9)
+_NOTED = _AGREED + 8
 _NOBODY = -1
 _WORKERS = 256
 """Workers of higher numbers are told passes apart by ``pass_id`` alone."""
@@ -55,11 +108,14 @@ class SharedControl:
     """
 
     def __init__(self) -> None:
-        self._words = _shared(torch.zeros(_WORDS + _WORKERS, dtype=torch.int64))
-        self._words[_BEGUN_BY] = _NOBODY
-        self._agreed = _shared(torch.full((8,), _NOBODY))
+        self._shared = SharedWords(torch.zeros(_NOTED + _WORKERS, dtype=torch.int64))
+        self._words[_BEGUN_BY] = self._words[_AGREED] = _NOBODY
         self._passes = 0
         self._resumes = 0
+
+    @property
+    def _words(self) -> Int64s:
+        return self._shared.array
 
     def publish(self, epoch: int, start: int) -> None:
         """Tell workers what their next pass is to be."""
@@ -69,7 +125,7 @@ class SharedControl:
         """Tell workers that their next pass goes on from ``cursor``, and by which order."""
         self.publish(cursor.epoch, cursor.position)
         if cursor.shuffle is not None:
-            self._words[_LANES : _WINDOW_ROWS + 1] = torch.tensor(astuple(cursor.shuffle))
+            self._words[_LANES : _WINDOW_ROWS + 1] = astuple(cursor.shuffle)
         self._words[_RESUMES] += 1
         self._words[_BEGUN_BY] = _NOBODY
 
@@ -88,41 +144,36 @@ class SharedControl:
         :param own: what the worker was started with: its first pass is of that, whatever was said since.
         :param own_start: the start is this worker's alone, from a state that it has loaded itself.
         """
-        words = self._words[:_WORDS].tolist()
+        words = self._words[:_AGREED].tolist()
         number, self._passes = self._passes, self._passes + 1
         resumed, self._resumes = words[_RESUMES] != self._resumes, words[_RESUMES]
         self._words[_UNFOLLOWED] = 1
         if own_start:
             return own
         if number == 0:
-            self._agreed[0] = _NOBODY
+            self._words[_AGREED] = _NOBODY
             return own if own.start and self._is_first_there(worker, pass_id, words) else replace(own, start=0)
         told = Told.from_words([words[_EPOCH], words[_START] if resumed else 0, *words[_LANES : _WINDOW_ROWS + 1]])
         return self._agree(pass_id, number, told)
 
     def _agree(self, pass_id: int, number: int, told: Told) -> Told:
         """What the first worker that began this pass was told: one that is slow to begin may find other words by then."""
-        first_id, first_number, resumes, *agreed = self._agreed.tolist()
+        first_id, first_number, resumes, *agreed = self._words[_AGREED:_NOTED].tolist()
         if (first_id, first_number) == (pass_id, number):
             self._resumes = resumes
             return Told.from_words(agreed)
-        self._agreed[1:] = torch.tensor((number, self._resumes, *told.to_words()))
-        self._agreed[0] = pass_id
+        self._words[_AGREED + 1 : _NOTED] = (number, self._resumes, *told.to_words())
+        self._words[_AGREED] = pass_id
         return told
 
     def _is_first_there(self, worker: int, pass_id: int, words: list[int]) -> bool:
         """Whether no earlier pass has begun at the start that was loaded last; notes that this one does."""
-        noted = self._words[_WORDS + worker :][:1]
+        noted = self._words[_NOTED + worker :][:1]
         if words[_BEGUN_BY] not in (_NOBODY, pass_id) or (words[_RESUMES] and (noted == words[_RESUMES]).any()):
             return False
         self._words[_BEGUN_BY] = pass_id
-        noted.fill_(words[_RESUMES])
+        noted.fill(words[_RESUMES])
         return True
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        _shared(self._words)
-        _shared(self._agreed)
 
 
 class ToldPasses:
@@ -133,7 +184,7 @@ class ToldPasses:
     """
 
     def __init__(self) -> None:
-        self._words = _shared(torch.zeros((2, 5), dtype=torch.int64))
+        self._shared = SharedWords(torch.zeros((2, 5), dtype=torch.int64))
         self._told = self._begun = 0
 
     def restart(self) -> None:
@@ -143,26 +194,17 @@ class ToldPasses:
     def tell(self, told: Told) -> None:
         """Workers that live are to begin a pass."""
         self._told += 1
-        self._words[self._told % 2] = torch.tensor(told.to_words())
+        self._shared.array[self._told % 2] = told.to_words()
 
     def next_in_worker(self) -> Told | None:
         """What the pass is of that this worker begins; ``None`` for its first."""
         number, self._begun = self._begun, self._begun + 1
-        return Told.from_words(self._words[number % 2].tolist()) if number else None
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        _shared(self._words)
-
-
-def _shared(tensor: torch.Tensor) -> torch.Tensor:
-    tensor.share_memory_()  # type: ignore[no-untyped-call]
-    return tensor
+        return Told.from_words(self._shared.array[number % 2].tolist()) if number else None
 
 
 BLOCKS, SHARDS, SAMPLES = range(3)
 _COUNTED = ("blocks", "shards", "samples")
-_ROWS = 257
+_ROWS = 256
 
 
 class SharedCounters:
@@ -172,17 +214,14 @@ class SharedCounters:
     """
 
     def __init__(self) -> None:
-        self._rows = _shared(torch.zeros((_ROWS, len(_COUNTED)), dtype=torch.int64))
+        self._own: Int64s = np.zeros(len(_COUNTED), dtype=np.int64)
+        self._of_workers = SharedWords(torch.zeros((_ROWS, len(_COUNTED)), dtype=torch.int64))
 
-    def of_this_process(self) -> npt.NDArray[np.int64]:
+    def of_this_process(self) -> Int64s:
         """The row to count in, shape (3,), by ``BLOCKS``, ``SHARDS`` and ``SAMPLES``."""
         info = get_worker_info()
-        row: npt.NDArray[np.int64] = self._rows[0 if info is None else 1 + info.id % (_ROWS - 1)].numpy()
+        row: Int64s = self._own if info is None else self._of_workers.array[info.id % _ROWS]
         return row
 
     def totals(self) -> dict[str, int]:
-        return dict(zip(_COUNTED, self._rows.sum(0).tolist(), strict=True))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        _shared(self._rows)
+        return dict(zip(_COUNTED, (self._own + self._of_workers.array.sum(0)).tolist(), strict=True))

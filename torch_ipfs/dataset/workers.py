@@ -10,6 +10,7 @@ import tempfile
 import threading
 import traceback
 import weakref
+from collections.abc import Iterable
 from multiprocessing import current_process
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize, get_temp_dir
@@ -77,9 +78,16 @@ def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
         traceback.print_exception(error)
 
 
-def has_dead_workers(iterator: object) -> bool:
-    """Whether a worker has ended, killed or by a Ctrl-C that the whole process group got: another pass of these would fail."""
-    return not all(worker.is_alive() for worker in getattr(iterator, "_workers", ()))
+def can_go_on(iterator: object) -> bool:
+    """Whether this process may have another pass of the workers of one of torch's iterators. Not where one has ended, killed
+    or by a Ctrl-C that the whole process group got; nor in a process that was forked from theirs.
+    """
+    workers = getattr(iterator, "_workers", ())
+    return _are_ours(workers) and all(worker.is_alive() for worker in workers)
+
+
+def _are_ours(workers: Iterable[Any]) -> bool:
+    return all(worker._parent_pid == os.getpid() for worker in workers)  # noqa: SLF001
 
 
 def end_workers(iterator: object) -> None:
@@ -87,7 +95,7 @@ def end_workers(iterator: object) -> None:
     if not isinstance(iterator, _MultiProcessingDataLoaderIter):
         return
     workers = iterator._workers  # noqa: SLF001 - torch has no public way to end them
-    if any(worker._parent_pid != os.getpid() for worker in workers):  # type: ignore[attr-defined]  # noqa: SLF001
+    if not _are_ours(workers):
         # This process was forked from theirs, which goes on with them.
         iterator._shutdown = True  # noqa: SLF001
         return
