@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import torch_ipfs
-from torch_ipfs import unixfs
+from torch_ipfs import codec, unixfs
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.cli.main import main
-from torch_ipfs.codec import car, dag_json
+from torch_ipfs.codec import car, dag_json, json
 from torch_ipfs.codec.cid import CID
 
 N = 60
@@ -163,6 +163,33 @@ def test_push_to_a_local_store_pins_the_root(run: Run, tmp_path: Path) -> None:
     assert "pinned" in out
     assert LocalBlockstore(tmp_path / "store").pins() == {cid: "recursive"}
     assert run("verify", cid, "-s", tmp_path / "store")[0] == 0
+
+
+@pytest.mark.parametrize("form", ["packed", "text"])
+def test_what_is_pushed_to_a_store_is_kept_there_though_nothing_links_to_it(
+    run: Run, tmp_path: Path, form: str
+) -> None:
+    store = MemoryBlockstore()
+    cid, files = linked_files(store, "packed" if form == "packed" else "samples")
+    if form == "text":
+        root = json.encode([str(link) for link in codec.decode(cid, store.get(cid))["samples"]])
+        cid = CID.of(root, "json")
+        store.put(cid, root)
+    LocalBlockstore(tmp_path / "from").put_many([(other, store.get(other)) for other in store.cids()])
+    status, out, err = run("push", cid, tmp_path / "from", tmp_path / "to")
+    assert (status, err) == (0, "")
+    assert f"pinned with {len(files)} that it names without a link" in out
+    assert LocalBlockstore(tmp_path / "to").gc(grace_s=-60).removed_blocks == 0
+    assert run("verify", cid, "-s", tmp_path / "to")[0] == 0
+
+
+@pytest.mark.parametrize("codec_name", ["dag-json", "json"])
+def test_push_takes_roots_of_any_length(run: Run, tmp_path: Path, codec_name: str) -> None:
+    root = json.encode({"data": [{"x": 1}]})
+    cid = CID.of(root, codec_name, "sha2-512")
+    LocalBlockstore(tmp_path / "from").put(cid, root)
+    assert run("push", cid, tmp_path / "from", tmp_path / "to.car")[0] == 0
+    assert CarBlockstore(tmp_path / "to.car").roots == [cid]
 
 
 def test_push_of_a_broken_dataset_leaves_no_file(run: Run, tmp_path: Path) -> None:

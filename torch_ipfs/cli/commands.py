@@ -7,12 +7,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
-from torch_ipfs.cli.walk import Found, Walk
+from torch_ipfs.cli.walk import Found, Pinning, Walk
+from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import TorchIPFSError
@@ -77,17 +79,18 @@ def push(chosen: Namespace) -> int:
     """Copy every block. Nothing is pinned, and no CAR file is at its place, before all are there."""
     store, manifest = _open(chosen)
     target = _target(chosen.target)
-    counted = _Counted()
+    counted, pins = _Counted(), Pinning(manifest.root)
     with open_sink(target, root=manifest.root) as sink, _progress("pushing") as advance:
         for found in Walk(store, manifest).blocks():
             if found.error is not None:
                 raise found.error
             advance(counted.add(found))
+            pins.add(found)
             sink.put(found.cid, found.block or b"")
         sink.commit(manifest.root)
-    pinned = _pin(target, manifest)
+    pinned = _pin(target, pins.cids)
     where = target if isinstance(target, str) else getattr(target, "source", "the target")
-    print(f"{manifest.root} is in {where}{', pinned' if pinned else ''}: {counted}")
+    print(f"{manifest.root} is in {where}{pinned}: {counted}")
     return 0
 
 
@@ -104,14 +107,17 @@ def _target(name: str) -> Out:
     return getattr(store, "store", store)
 
 
-def _pin(target: Out, manifest: Manifest) -> bool:
-    """Pin the root where the target can; a local store has it pinned when it is committed."""
+def _pin(target: Out, cids: list[CID]) -> str:
+    """Pin ``cids``, the root first, where the target can; what to say of it."""
     if isinstance(target, str | os.PathLike):
-        return not os.fspath(target).endswith(".car")
-    if isinstance(target, PinningBlockstore) and not isinstance(target, LocalBlockstore):
-        target.pin(manifest.root)
-        return True
-    return False
+        if not Path(target).is_dir():
+            return ""
+        target = LocalBlockstore(target)
+    if not isinstance(target, PinningBlockstore):
+        return ""
+    for cid in cids:
+        target.pin(cid)
+    return f", pinned with {of_count(len(cids) - 1)} that it names without a link" if len(cids) > 1 else ", pinned"
 
 
 class _Counted:

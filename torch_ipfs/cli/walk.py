@@ -180,6 +180,27 @@ class Walk:
         return below
 
 
+class Pinning:
+    """What is to be pinned so that a store keeps all of a dataset.
+
+    A recursive pin of the root follows links alone: not CIDs that are written as text, nor those in packed shards.
+
+    :ivar cids: the root, then the others that need a pin of their own.
+    """
+
+    def __init__(self, root: CID) -> None:
+        self.cids = [root]
+        self._kept = {root.multihash}
+
+    def add(self, found: Found) -> None:
+        """Take note of a block, after those that link to it."""
+        if found.cid.multihash not in self._kept:
+            self.cids.append(found.cid)
+            self._kept.add(found.cid.multihash)
+        if found.cid.codec in _LINKING and found.block is not None:
+            self._kept.update(link.multihash for link in links(codec.decode(found.cid, found.block)))
+
+
 def _as_broken(error: TorchIPFSError) -> TorchIPFSError:
     """``error``, where it is about one block.
 
