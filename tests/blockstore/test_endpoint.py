@@ -135,6 +135,14 @@ def test_a_token_cannot_leave_its_header(token: str):
         gateway_endpoint("https://host", headers={"X-Key": token})
 
 
+def test_authorization_of_other_types_is_refused():
+    for basic in ("user:password", ("user",), ("user", 1), b"up"):
+        with pytest.raises(OptionError, match="pair"):
+            rpc_endpoint("kubo://host", basic=basic)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="text"):
+        gateway_endpoint("https://host", bearer=5)  # type: ignore[arg-type]
+
+
 def test_authorization_is_given_once():
     with pytest.raises(OptionError):
         rpc_endpoint("kubo://host", bearer="a", basic=("b", "c"))

@@ -491,6 +491,25 @@ def test_has_asks_all(two: tuple[StagedStore, StagedStore], monkeypatch: pytest.
         store.has(CID.of(b"absent"))
 
 
+def test_has_asks_local_stores_first_and_demoted_ones_last() -> None:
+    asked: list[str] = []
+
+    class Asked(StagedStore):
+        def has(self, cid: CID) -> bool:
+            asked.append(self.source)
+            return super().has(cid)
+
+    demoted, up, local = Asked([], "demoted"), Asked(BLOCKS, "up"), MemoryBlockstore(BLOCKS[:1])
+    demoted.failure = down("demoted")
+    store = TieredBlockstore([demoted, up, local], demote_s=60)
+    assert store.get(CIDS[1]) == DATAS[1]
+    assert store.has(CIDS[0])
+    assert asked == []
+    assert not store.has(CID.of(b"absent"))
+    assert asked == ["up", "demoted"]
+    store.close()
+
+
 def test_what_is_put_goes_to_the_first_that_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     read_only, first, second = (DictStore([], name) for name in ("read-only", "first", "second"))
 

@@ -157,6 +157,8 @@ def _authorization(bearer: str | None, basic: tuple[str, str] | None) -> tuple[l
         _check_header("Authorization", bearer)
         return [("Authorization", f"Bearer {bearer}")], [bearer]
     if basic is not None:
+        if not isinstance(basic, tuple | list) or [type(part) for part in basic] != [str, str]:
+            raise OptionError("basic authorization is a pair of user name and password")
         user, password = basic
         encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
         return [("Authorization", f"Basic {encoded}")], [encoded, password or user]  # a token may be sent as the name
@@ -165,6 +167,8 @@ def _authorization(bearer: str | None, basic: tuple[str, str] | None) -> tuple[l
 
 def _check_header(name: str, value: str) -> None:
     """:raises OptionError: it would break out of its line, or is not text that HTTP can carry."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise OptionError(f"header {name!r} cannot be sent: name and value are text")
     if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()) or not name.strip():
         raise OptionError(f"header {name!r} cannot be sent: name and value are printable ASCII")
 

@@ -145,19 +145,19 @@ class TieredBlockstore:
         return None
 
     def has(self, cid: CID) -> bool:
-        """Whether any source holds ``cid``.
+        """Whether any source holds ``cid``. Local ones are asked first, demoted ones last.
 
         :raises TransportError: none says so, and some could not be asked.
         """
         if identity_block(cid) is not None:
             return True
         errors = []
-        for store in self._stores:
+        for source in sorted(self._sources(), key=lambda source: (not source.is_local, not source.is_up)):
             try:
-                if store.has(cid):
+                if source.store.has(cid):
                     return True
             except TorchIPFSError as error:
-                errors.append(f"{source_of(store)}: {reason(error)}")
+                errors.append(f"{source.name}: {reason(error)}")
         if errors:
             raise TransportError(f"not all sources could be asked: {'; '.join(errors)}", cid=cid, source=self.source)
         return False
