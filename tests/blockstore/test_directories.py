@@ -10,6 +10,7 @@ import pytest
 from torch_ipfs.blockstore import car_sidecar
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.directories import cache_directory, data_directory
+from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError
@@ -57,3 +58,20 @@ def test_who_has_no_home_is_told_what_to_set(
     with (tmp_path / "x.car").open("wb") as file:
         car.write(file, [], blocks)
     assert CarBlockstore(tmp_path / "x.car").get(blocks[0][0]) == b"0"
+
+
+def test_a_relative_path_in_a_folder_that_was_deleted_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for store in (CarBlockstore, LocalBlockstore):
+        with pytest.raises(OptionError, match="the current folder, which was deleted"):
+            store("relative")
+        with pytest.raises(OptionError, match="NUL"):
+            store("a\0b")
+        assert store("/a/../b").source == "/b"
+    monkeypatch.setenv("TORCH_IPFS_CACHE_DIR", "relative")
+    with pytest.raises(OptionError, match="'relative' is relative"):
+        cache_directory()

@@ -245,7 +245,7 @@ def test_a_full_device_is_one_line_and_exit_code_1(
     with open("/dev/full", "w") as full:  # noqa: PTH123
         monkeypatch.setattr(sys, "stdout", full)
         assert main(arguments) == 1
-    assert capsys.readouterr().err == "torch-ipfs: standard output cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == "torch-ipfs: the system refused: [Errno 28] No space left on device\n"
 
 
 def test_closed_output_does_not_matter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, StrPath, is_identity, verify
 from torch_ipfs.blockstore.car_map import MappedFile, OpenCar, open_car, walk
 from torch_ipfs.blockstore.car_sidecar import FileState
+from torch_ipfs.blockstore.directories import absolute
 from torch_ipfs.blockstore.hash_ahead import WINDOW_BYTES, HashAhead, read_ahead
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
@@ -46,7 +46,7 @@ class CarBlockstore:
         window_bytes: int = WINDOW_BYTES,
         max_block_bytes: int = MAX_BLOCK_BYTES,
     ) -> None:
-        self.source = os.path.abspath(os.fspath(path))  # noqa: PTH100 - pathlib's absolute() keeps ".."
+        self.source = absolute(path)
         self._ahead = HashAhead(hash_threads, window_bytes)
         self._max_block_bytes = max_block_bytes
         self._opened: OpenCar | None = None

@@ -40,10 +40,24 @@ def home_expanded(path: StrPath) -> Path:
         raise OptionError(f"{os.fspath(path)!r} is no path here: {error}") from None
 
 
+def absolute(path: StrPath) -> str:
+    """``path`` from the root on, with ``..`` worked out.
+
+    :raises OptionError: it is relative and the current folder is no longer there, or it is no path.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise OptionError(f"{text!r} is no path: there is a NUL in it")
+    try:
+        return os.path.abspath(text)  # noqa: PTH100 - pathlib's absolute() keeps ".."
+    except FileNotFoundError:
+        raise OptionError(f"{text!r} is relative to the current folder, which was deleted: name it from / on") from None
+
+
 def _directory(variable: str, platform_directory: str) -> Path:
     named = os.environ.get(variable)
     if named:
-        return home_expanded(named).absolute()
+        return Path(absolute(home_expanded(named)))
     try:
         folder = Path(getattr(platformdirs, platform_directory)(APP_NAME, appauthor=False))
     except RuntimeError:

@@ -19,7 +19,7 @@ from torch_ipfs.blockstore.base import (
     verify,
 )
 from torch_ipfs.blockstore.block_files import BlockFiles, load
-from torch_ipfs.blockstore.directories import data_directory
+from torch_ipfs.blockstore.directories import absolute, data_directory
 from torch_ipfs.blockstore.file_lock import file_lock
 from torch_ipfs.blockstore.hash_ahead import WINDOW_BYTES, HashAhead, read_ahead
 from torch_ipfs.blockstore.pins import DIRECT, RECURSIVE, Collected, Pins, reached, sweep
@@ -61,7 +61,7 @@ class LocalBlockstore:
         window_bytes: int = WINDOW_BYTES,
         max_block_bytes: int = MAX_BLOCK_BYTES,
     ) -> None:
-        self.source = os.path.abspath(data_directory() if path is None else path)  # noqa: PTH100 - folds ".."
+        self.source = absolute(data_directory() if path is None else path)
         self._files = BlockFiles(self.source, fsync=fsync)
         self._pins = Pins(f"{self.source}/pins", self._files)
         self._ahead = HashAhead(hash_threads, window_bytes)

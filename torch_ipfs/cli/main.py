@@ -91,11 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _run(arguments)
         sys.stdout.flush()
-    except OSError as error:  # of standard output alone: what stores and files refuse is a TransportError
+    except OSError as error:  # of standard output: what stores and files refuse is a TransportError
         # What is left in its buffer is to go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # who read it, such as `head`, has had enough
-            _say(f"standard output cannot be written: {error.strerror}")
+            _say(f"the system refused: {error}")
         return FAILED
     return status
 
