@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ class TestPasses:
         shares = [loader_of(store, cid, rank=rank, world_size=2).to_tensorflow() for rank in range(2)]
         assert len({int(share.cardinality()) for share in shares}) == 1
         assert sorted({i for share in shares for i in order(share)}) == list(range(N))
+
+    def test_a_state_in_the_middle_is_of_its_beginning(self) -> None:
+        """How much of what tf.data keeps ahead has been had is not known."""
+        loader = loader_of(*embedded(N))
+        elements = iter(loader.to_tensorflow())
+        next(elements)
+        assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (0, 0)
+        list(elements)
+        assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 0)
 
     def test_a_closed_loader_says_so(self) -> None:
         loader = loader_of(*embedded(N))
@@ -141,11 +151,26 @@ class TestElements:
         one = IPFSIterableDataset(*car, transform=transform).to_tensorflow()
         assert [int(sample["i"]) for sample in one.take(3)] == [0, 1, 2]
 
-    def test_pairs_that_a_transform_makes(self) -> None:
-        loader = loader_of(*embedded(N), transform=lambda s: (s["features"] * 2, s["labels"] % 2), shuffle=False)
-        x, y = next(iter(loader.to_tensorflow()))
-        assert np.allclose(x.numpy(), [[2 * f for f in s["features"]] for s in samples(5)])
-        assert y.numpy().tolist() == [0, 1, 0, 1, 0]
+    @pytest.mark.parametrize(
+        "transform",
+        [
+            lambda s: (s["features"] * 2, s["labels"] % 2),
+            lambda s: (s["labels"].to(torch.int32), s["labels"]),
+            lambda s: (s["features"], s["labels"], np.float16(0.5)),
+            lambda s: ({"a": s["features"], "b": s["labels"]}, s["labels"]),
+            lambda s: s["features"],
+            lambda s: UserDict(features=s["labels"], labels=s["labels"].to(torch.uint8)),
+            lambda s: UserDict(x=s["features"], y=s["labels"].to(torch.uint8)),
+        ],
+    )
+    def test_what_a_transform_makes_has_the_form_and_types_that_torch_gets(self, transform: Any) -> None:
+        loader = loader_of(*embedded(N), transform=transform, shuffle=False)
+        element, expected = next(iter(loader.to_tensorflow())), next(iter(loader.to_pytorch()))
+        if isinstance(expected, UserDict):
+            expected = dict(expected)
+        of_tensorflow = tf.nest.map_structure(lambda t: (t.dtype.name, t.numpy().tolist()), element)
+        of_torch = tf.nest.map_structure(lambda t: (str(t.dtype).removeprefix("torch."), t.tolist()), expected)
+        assert of_tensorflow == of_torch
 
     def test_a_batch_transform_needs_a_signature(self, car: Written) -> None:
         dataset = IPFSIterableDataset(*car, batch_size=10, batch_transform=lambda batch: batch["index"] + 1)

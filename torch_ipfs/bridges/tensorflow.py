@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from torch_ipfs.manifest.schema import STORAGE, Field, Schema
 Batch = Mapping[str, Any]
 """Field -> its values over a batch: ``np.ndarray`` ``(batch_size, *shape)`` of the storage dtype, a list of anything else, or,
 of a struct, a map of these. Of a sample, where samples go one by one, the same without the first dimension."""
+
+Form = Literal["map", "tuple", "value"]
+"""What elements are: maps of all fields, tuples of them, or the values of the only one."""
 
 _TEXTS = ("text", "bytes", "link")
 _ADVICE = "leave it out with columns=, change it in a transform, or give an output_signature="
@@ -77,15 +80,21 @@ def tensorflow_dataset(
     return dataset.apply(tf.data.experimental.assert_cardinality(num_elements)).prefetch(tf.data.AUTOTUNE)
 
 
-def signature_of(schema: Schema, *, batched: bool = True) -> Any:
+def signature_of(schema: Schema, *, batched: bool = True, form: Form | None = None) -> Any:
     """The specs of :func:`tensorflow_dataset`'s elements. The first dimension of a batch is ``None``.
 
+    :param form: by default tuples where samples are ``features`` and ``labels`` alone, else maps.
     :raises OptionError: TensorFlow has no type for a field; names it.
     """
     if not schema.fields:
         raise OptionError("the dataset has no fields, and TensorFlow no elements without any; is it empty?")
     specs = {name: _spec(name, field, batched=batched) for name, field in schema.fields}
-    return tuple(specs[name] for name in _names(schema)) if is_supervised(schema) else specs
+    if form is None:
+        form = "tuple" if is_supervised(schema) else "map"
+    if form == "map":
+        return specs
+    parts = tuple(specs[name] for name in _names(schema))
+    return parts if form == "tuple" else parts[0]
 
 
 def is_supervised(schema: Schema) -> bool:

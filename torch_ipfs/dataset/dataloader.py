@@ -160,6 +160,7 @@ class Received:
     """How far a pass has come, as the training loop has received it.
 
     :param ended: whether it has been received to its end.
+    :param ahead: whether somebody else takes steps before the training loop, so that only a whole pass is known to be received.
     """
 
     epoch: int
@@ -167,10 +168,13 @@ class Received:
     steps: int = 0
     skipped: Skipped = field(default_factory=Skipped)
     ended: bool = False
+    ahead: bool = False
 
     @property
     def position(self) -> int:
-        return self.partition.num_samples if self.ended else self.partition.position_after(self.steps)
+        if self.ended:
+            return self.partition.num_samples
+        return self.partition.start if self.ahead else self.partition.position_after(self.steps)
 
 
 class Receiving:

@@ -292,9 +292,10 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def to_tensorflow(self, *, output_signature: Any = None) -> Any:
         """A ``tf.data.Dataset`` of the batches, or of the samples where there is no batch_size.
 
-        Samples of ``features`` and ``labels`` alone come as pairs, as ``model.fit`` wants them, others as maps. Every pass is a
-        whole epoch, the first the one this dataset stands in, each later one the next, until :meth:`set_epoch` is called;
-        positions of loaded states do not count. Its cardinality is ``len()`` of this dataset.
+        Samples of ``features`` and ``labels`` alone come as pairs, as ``model.fit`` wants them, others as maps; what a
+        transform makes of them comes as the tuple or the value that it is, if it is no map. Every pass is a whole epoch, the
+        first the one this dataset stands in, each later one the next, until :meth:`set_epoch` is called; positions of loaded
+        states do not count. Its cardinality is ``len()`` of this dataset.
 
         :param output_signature: in place of the schema's: a map of fields to specs, or a sequence of specs for the fields.
         :raises OptionError: TensorFlow has no type for a field; names it.
@@ -307,7 +308,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         def next_epoch() -> int:
             return self.epoch if self._standing.epoch_is_set else self.epoch + next(passes)
 
-        return to_tensorflow(self, next_epoch=next_epoch, signature=lambda _: output_signature)
+        return to_tensorflow(self, next_epoch=next_epoch, output_signature=output_signature)
 
     def for_receiver(self, collate_fn: Transform | None, *, same_run: bool = False) -> IPFSIterableDataset:
         """This dataset for a loader that counts: every step gives an ``Output``, also where nothing could be read.

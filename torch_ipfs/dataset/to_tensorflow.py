@@ -6,13 +6,13 @@ it; ``prefetch(AUTOTUNE)`` keeps elements ahead. No worker processes are started
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from torch_ipfs.bridges.tensorflow import load_tensorflow, tensorflow_dataset
+from torch_ipfs.bridges.tensorflow import Form, load_tensorflow, signature_of, tensorflow_dataset
 from torch_ipfs.dataset.dataloader import Received
 from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES, first_leaf
 from torch_ipfs.dataset.passes import Output, report_skipped
@@ -36,7 +36,8 @@ def to_tensorflow(
     dataset: IPFSIterableDataset,
     *,
     next_epoch: Callable[[], int],
-    signature: Callable[[Schema], Any] = lambda _: None,
+    output_signature: Any = None,
+    trained: Callable[[Schema], Schema] = lambda schema: schema,
     begun: Callable[[Received], None] = lambda _: None,
     going_on: Callable[[], None] = lambda: None,
 ) -> Any:
@@ -46,7 +47,8 @@ def to_tensorflow(
     sample, so that the number of batches is what was promised.
 
     :param next_epoch: tells a pass that begins which epoch it is of.
-    :param signature: from the schema to an ``output_signature``; ``None`` for the schema's own.
+    :param output_signature: in place of what the samples say.
+    :param trained: from the schema of maps to that of elements. What else a transform makes stays as it is.
     :param begun: is given what counts a pass, when it begins.
     :param going_on: is called before each element; what it raises ends the pass.
     :raises OptionError: see :func:`torch_ipfs.bridges.tensorflow.tensorflow_dataset`.
@@ -54,12 +56,15 @@ def to_tensorflow(
     """
     load_tensorflow()
     base = dataset.beside(_schema_of_first_rows(dataset))
-    schema = base.schema if dataset.transform is None else infer_schema(_first_samples(dataset))
+    schema, form = (None, None) if dataset.batch_transform else _schema_and_form(dataset, base)
+    if schema is not None and output_signature is None:
+        wanted = schema if form in ("tuple", "value") else trained(schema)
+        output_signature = signature_of(wanted, batched=dataset.batch_size is not None, form=form)
 
     def elements() -> Iterator[Any]:
         reading = base.beside().for_receiver(list if dataset.transform else None)
         reading.set_epoch(next_epoch())
-        received = Received(*reading.next_pass())
+        received = Received(*reading.next_pass(), ahead=True)
         begun(received)
         for at, value in _filled(dataset, iter(reading), received):
             going_on()
@@ -67,10 +72,10 @@ def to_tensorflow(
 
     return tensorflow_dataset(
         elements,
-        None if dataset.batch_transform else schema,
+        schema,
         num_elements=len(dataset),
         batched=dataset.batch_size is not None,
-        output_signature=signature(schema),
+        output_signature=output_signature,
     )
 
 
@@ -80,6 +85,17 @@ def _schema_of_first_rows(dataset: IPFSIterableDataset) -> Schema | None:
     if leaf is None or leaf.format != "data" or leaf.count <= INFERENCE_SAMPLES:
         return None
     return infer_schema((leaf.values or ())[:INFERENCE_SAMPLES])
+
+
+def _schema_and_form(dataset: IPFSIterableDataset, base: IPFSIterableDataset) -> tuple[Schema, Form | None]:
+    """What samples hold, and what elements are: of tuples that a transform makes tuples, of what is no map the values."""
+    if dataset.transform is None:
+        return base.schema, None
+    samples = _first_samples(dataset)
+    form: Form | None = (
+        "tuple" if isinstance(samples[0], tuple) else None if isinstance(samples[0], Mapping) else "value"
+    )
+    return infer_schema([_plain(sample) for sample in samples]), form
 
 
 def _first_samples(dataset: IPFSIterableDataset) -> list[Any]:
@@ -92,7 +108,7 @@ def _first_samples(dataset: IPFSIterableDataset) -> list[Any]:
     samples = []
     for output in first:
         if output.has_value:
-            samples.append(_plain(output.value))
+            samples.append(output.value)
         if len(samples) == INFERENCE_SAMPLES:
             break
     if not samples:
@@ -130,13 +146,13 @@ def _rows(column: Any, rows: slice) -> Any:
     return {name: _rows(inner, rows) for name, inner in column.items()} if isinstance(column, dict) else column[rows]
 
 
-def _as_numpy(dataset: IPFSIterableDataset, value: Any, schema: Schema, number: int) -> Any:
+def _as_numpy(dataset: IPFSIterableDataset, value: Any, schema: Schema | None, number: int) -> Any:
     """
     :param number: which output of the pass ``value`` is.
     :raises SampleError: a transform made what its first samples are not like; names the sample, counted in the pass, and
         the field.
     """
-    if dataset.transform is None or dataset.batch_transform is not None:
+    if dataset.transform is None or schema is None:
         return numpy_of(value)
     samples = [value] if dataset.batch_size is None else value
     first_position = number * (dataset.batch_size or 1)
@@ -159,8 +175,10 @@ def _one(batch: Any) -> Any:
 
 def _plain(sample: Any) -> Any:
     """A sample as a transform leaves it, in values that a dataset may hold; a pair is features and labels."""
-    pair = isinstance(sample, tuple) and len(sample) == 2
-    return _plain_value(dict(zip(("features", "labels"), sample, strict=True)) if pair else sample)
+    if isinstance(sample, tuple):
+        names = ("features", "labels") if len(sample) == 2 else tuple(f"sample[{i}]" for i in range(len(sample)))
+        sample = dict(zip(names, sample, strict=True))
+    return _plain_value(sample)
 
 
 def _plain_value(sample: Any) -> Any:
@@ -168,7 +186,7 @@ def _plain_value(sample: Any) -> Any:
         numpy = numpy_of(sample)
         dtype = str(sample.dtype).removeprefix("torch.")
         return Typed(dtype, numpy) if sample.dtype in _NO_NUMPY or sample.dtype == torch.complex32 else numpy
-    if isinstance(sample, dict):
+    if isinstance(sample, Mapping):
         return {name: _plain_value(value) for name, value in sample.items()}
     return [_plain_value(value) for value in sample] if isinstance(sample, list | tuple) else sample
 

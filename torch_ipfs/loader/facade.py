@@ -13,7 +13,6 @@ from typing import Any, Self
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.bridges.load_order import settle
-from torch_ipfs.bridges.tensorflow import signature_of
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.epoch import OnError
@@ -324,14 +323,12 @@ class IPFSDataLoader:
         def begun(received: Received) -> None:
             counted.received = received
 
-        def signature(schema: Schema) -> Any:
-            return signature_of(trained_schema(schema)) if output_signature is None else output_signature
-
         epochs = loaded.epochs
         return to_tensorflow(
             loaded.dataset,
             next_epoch=lambda: epochs.begin()[0],
-            signature=signature,
+            output_signature=output_signature,
+            trained=trained_schema,
             begun=begun,
             going_on=epochs.check_open,
         )
@@ -350,6 +347,7 @@ class IPFSDataLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the latest pass stands, of this loader or of what to_pytorch gave: after the last batch that was received.
+        One of to_tensorflow counts when it has been read to its end: what tf.data keeps ahead may not have been had yet.
 
         :raises OptionError: no dataset is loaded.
         """
