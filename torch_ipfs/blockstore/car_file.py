@@ -85,7 +85,7 @@ class CarBlockstore:
             return True
         opened = self._opened or self._open()
         opened.file.check_size()
-        return len(opened.rows(multihash)) > 0
+        return len(opened.rows(cid)) > 0
 
     def put(self, cid: CID, data: Block) -> None:  # noqa: ARG002 - the protocol's parameters
         raise TransportError(
@@ -150,21 +150,21 @@ class CarBlockstore:
             return cid.digest
         opened.file.check_size()
         try:
-            row = self._verified_row(opened, cid, multihash)
+            row = self._verified_row(opened, cid)
         except BlockError:
             if not (opened.from_sidecar and opened.is_listed(multihash)):
                 raise
             opened = self._walk_again(opened)
-            row = self._verified_row(opened, cid, multihash)
+            row = self._verified_row(opened, cid)
         place = opened.place(row)
         if len(opened.places) >= MAX_REMEMBERED_BLOCKS:
             opened.places.clear()
         opened.places[cid] = place
         return opened.view[place]
 
-    def _verified_row(self, opened: OpenCar, cid: CID, multihash: bytes) -> int:
+    def _verified_row(self, opened: OpenCar, cid: CID) -> int:
         """A row whose block is, or has been, found right. Of copies in the file one may be damaged."""
-        rows = opened.rows(multihash)
+        rows = opened.rows(cid)
         for row in rows:
             if opened.verified[row]:
                 return row
@@ -183,7 +183,7 @@ class CarBlockstore:
         opened = self._opened or self._open()
         if cid not in opened.places:
             opened.file.check_size()
-            rows = opened.rows(cid.multihash)
+            rows = opened.rows(cid)
             if rows and not any(opened.verified[row] for row in rows):
                 return int(opened.index.lengths[rows[0]])
         return self.get(cid)

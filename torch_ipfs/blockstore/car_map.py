@@ -99,7 +99,19 @@ class OpenCar:
     lie that were verified and read lately, which spares looking them up.
     """
 
-    __slots__ = ("_keys", "_lengths", "_starts", "file", "from_sidecar", "index", "map", "places", "verified", "view")
+    __slots__ = (
+        "_cid_lengths",
+        "_keys",
+        "_lengths",
+        "_starts",
+        "file",
+        "from_sidecar",
+        "index",
+        "map",
+        "places",
+        "verified",
+        "view",
+    )
 
     def __init__(self, file: MappedFile, index: CarIndex, *, from_sidecar: bool) -> None:
         self.file = file
@@ -110,29 +122,35 @@ class OpenCar:
         self._keys: memoryview[int] = index.keys.data
         self._starts: memoryview[int] = index.starts.data
         self._lengths: memoryview[int] = index.lengths.data
+        self._cid_lengths: memoryview[int] = index.cid_lengths.data
         self.from_sidecar = from_sidecar
         self.verified = bytearray(len(index))
         self.places: dict[CID, slice] = {}
 
     def cid(self, row: int) -> CID | None:
         """The CID that the file has for ``row``; ``None`` where there is none, which a wrong index leads to."""
-        start = self._starts[row]
         try:
-            return CID.from_bytes(self.view[start - int(self.index.cid_lengths[row]) : start])
+            return CID.from_bytes(self._before(row))
         except CodecError:
             return None
+
+    def _before(self, row: int) -> bytes:
+        """What stands where the CID of ``row`` should."""
+        start = self._starts[row]
+        return bytes(self.view[start - self._cid_lengths[row] : start])
 
     def place(self, row: int) -> slice:
         """Where in the file the block of ``row`` is."""
         start = self._starts[row]
         return slice(start, start + self._lengths[row])
 
-    def rows(self, multihash: bytes) -> list[int]:
-        """The rows of the blocks before which a CID of that multihash stands in the file."""
+    def rows(self, cid: CID) -> list[int]:
+        """The rows of the blocks before which ``cid``, or another of its multihash, stands in the file."""
+        binary = bytes(cid)
         return [
             row
-            for row in self._rows_of_key(car_index.key_of(multihash))
-            if (cid := self.cid(row)) is not None and cid.multihash == multihash
+            for row in self._rows_of_key(car_index.key_of(binary))
+            if self._before(row) == binary or ((other := self.cid(row)) and other.multihash == cid.multihash)
         ]
 
     def is_listed(self, multihash: bytes) -> bool:
