@@ -280,11 +280,12 @@ def test_substitutes_do_not_close_the_shards_they_stand_beside(written: Write, m
     assert len(got) == N
 
 
-def test_a_resumed_run_goes_on_where_the_unbroken_one_does(lossy: tuple[CID, MemoryBlockstore]) -> None:
-    dataset = IPFSIterableDataset(*lossy, on_error="skip")
-    dataset.load_state_dict({**dataset.state_dict(), "position": 39})
+@pytest.mark.parametrize("loader_of", [lambda dataset: dataset, torch_ipfs.make_dataloader])
+def test_a_resumed_run_goes_on_where_the_unbroken_one_does(lossy: tuple[CID, MemoryBlockstore], loader_of: Any) -> None:
+    loader = loader_of(IPFSIterableDataset(*lossy, on_error="skip"))
+    loader.load_state_dict({**loader.state_dict(), "position": 39})
     with pytest.warns(UserWarning, match="1 samples could not be read"):
-        assert list(dataset) == []
+        assert list(loader) == []
 
 
 def test_a_batch_transform_cannot_end_the_epoch_in_silence(car: Written) -> None:

@@ -248,7 +248,7 @@ class Receiving:
         if self.closed:
             return
         self.closed = received.ended = True
-        report_skipped(received.skipped, nothing_left=not self._any)
+        report_skipped(received.skipped, nothing_left=not self._any and received.partition.start == 0)
 
 
 def make_dataloader(
