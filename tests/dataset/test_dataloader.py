@@ -207,6 +207,24 @@ def test_a_loader_whose_worker_was_killed_goes_on_with_new_ones(car: Written) ->
         assert indices([*received, *loader]) == indices(shuffled(car))
 
 
+def test_workers_of_a_pass_that_failed_are_not_kept(car: Written, tmp_path: Path) -> None:
+    """One that got a Ctrl-C tells of it, and ends some time later."""
+
+    def interrupted_once(batch: Any) -> Any:
+        if not (tmp_path / "was interrupted").exists():
+            (tmp_path / "was interrupted").touch()
+            raise KeyboardInterrupt
+        return batch
+
+    others = set(multiprocessing.active_children())
+    with closing(make_dataloader(shuffled(car, batch_transform=interrupted_once), num_workers=2)) as loader:
+        with pytest.raises((RuntimeError, OSError)):
+            list(loader)
+        assert set(multiprocessing.active_children()) == others
+        loader.load_state_dict(loader.state_dict())
+        assert indices(loader) == indices(shuffled(car))
+
+
 def test_a_loader_whose_workers_are_its_parents_starts_its_own(car: Written) -> None:
     with closing(make_dataloader(shuffled(car), num_workers=1)) as loader:
         whole = indices(loader)

@@ -77,13 +77,19 @@ def test_nothing_changes_outside_of_workers() -> None:
     assert sent.is_shared()  # as torch does it: by handle
 
 
+def _with_an_array(sample: dict[str, Any]) -> dict[str, Any]:
+    return {**sample, "again": sample["x"].numpy()}
+
+
 def test_batches_of_small_rows_need_no_shared_memory(tmp_path: Path) -> None:
     columns: dict[str, Any] = {"x": np.arange(60, dtype=np.float32).reshape(20, 3), "label": np.arange(20)}
     cid = torch_ipfs.write_dataset(columns, tmp_path / "a.car")
     dataset = torch_ipfs.IPFSIterableDataset(cid, tmp_path / "a.car", batch_size=8)
+    transformed = torch_ipfs.IPFSIterableDataset(cid, tmp_path / "a.car", batch_size=8, transform=_with_an_array)
     for loader in (
         DataLoader(dataset, batch_size=None, num_workers=2),
         torch_ipfs.make_dataloader(dataset, num_workers=2),
+        torch_ipfs.make_dataloader(transformed, num_workers=2),
     ):
         batches = list(loader)
         assert not any(tensor.is_shared() for batch in batches for tensor in batch.values())

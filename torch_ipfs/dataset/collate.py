@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import default_collate
 
+from torch_ipfs.dataset.sending import BY_VALUE_BYTES
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.schema import STORAGE, Field, Schema
 
@@ -129,6 +130,15 @@ def _collate_maps(values: list[Any], path: str, fields: dict[str, Field]) -> dic
     return {key: _collate([value[key] for value in values], f"{path}{key}", fields.get(key)) for key in keys}
 
 
+def _stack(values: list[Any]) -> Any:
+    """As torch's ``default_collate``, but for small tensors in a worker: those go by value, and not through shared memory."""
+    first = values[0]
+    is_plain = type(first) is torch.Tensor and first.layout is torch.strided and not first.is_nested
+    if is_plain and first.nbytes * len(values) <= BY_VALUE_BYTES:
+        return torch.stack(values)
+    return default_collate(values)
+
+
 def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     first = values[0]
     if isinstance(first, Mapping) and not (field and field.nullable):
@@ -142,7 +152,7 @@ def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     if not isinstance(first, torch.Tensor | np.ndarray | np.generic | int | float | complex):
         return values
     try:
-        return default_collate(values)
+        return _stack([torch.as_tensor(value) for value in values] if isinstance(first, np.ndarray) else values)
     except (RuntimeError, TypeError, ValueError) as error:
         raise SampleError(
             f"field {name!r} cannot be made one tensor of a batch: {error}; make its shapes equal in transform, or give "

@@ -190,7 +190,7 @@ class Receiving:
         """Be this pass, from its beginning."""
         self._outputs, self.received, self._own_workers = outputs, received, own_workers
         self._any = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self.closed = False
 
     def __iter__(self) -> Receiving:
@@ -211,12 +211,10 @@ class Receiving:
             except StopIteration:
                 self._end()
                 raise
-            except Exception as error:
-                # What other workers have read lies behind what has failed: to go on there would leave it out in silence.
-                if "DataLoader timed out" in str(error):  # a worker is stuck, which the next pass would wait for again
-                    self.abort(error)
-                self._error = error
-                self.close()
+            except BaseException as error:
+                # What other workers have read lies behind what has failed: to go on there would leave it out in silence. None
+                # is kept for the next pass: one that is stuck would be waited for again, one that got a Ctrl-C is about to end.
+                self.abort(error)
                 raise
             received.steps += 1
             if output.skipped.count:
@@ -232,7 +230,7 @@ class Receiving:
         if self._own_workers:
             end_workers(outputs)
 
-    def abort(self, error: Exception) -> None:
+    def abort(self, error: BaseException) -> None:
         """End the pass with all its workers. Who asks for more is told ``error``."""
         outputs, self._outputs, self._error = self._outputs, iter(()), error
         self.closed = True
