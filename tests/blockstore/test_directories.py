@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import torch_ipfs
 from torch_ipfs.blockstore import car_sidecar
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.directories import cache_directory, data_directory
@@ -75,3 +76,15 @@ def test_a_relative_path_in_a_folder_that_was_deleted_is_an_error_of_ours(
     monkeypatch.setenv("TORCH_IPFS_CACHE_DIR", "relative")
     with pytest.raises(OptionError, match="'relative' is relative"):
         cache_directory()
+
+
+def test_a_home_is_the_same_place_for_all_that_take_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for out in ("~/a.car", "~/store"):
+        cid = torch_ipfs.write_dataset([{"x": 1}], out)
+        assert torch_ipfs.open_blockstore(out).has(cid)
+    assert CarBlockstore("~/a.car").has(cid)
+    assert LocalBlockstore("~/store").has(cid)
+    assert not (tmp_path / "~").exists()

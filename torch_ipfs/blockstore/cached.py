@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block, unreachable_at
 from torch_ipfs.blockstore.cached_reads import CachedReads
-from torch_ipfs.blockstore.directories import absolute, cache_directory, home_expanded
+from torch_ipfs.blockstore.directories import absolute, cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
 from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.fetch_once import CountedPack, FetchOnce
@@ -68,7 +68,7 @@ class CachedBlockstore:
         keep_copied_bytes: int = 32 * 2**20,
     ) -> None:
         self._store = store
-        self._cache_dir = cache_directory() if cache_dir is None else Path(absolute(home_expanded(cache_dir)))
+        self._cache_dir = cache_directory() if cache_dir is None else Path(absolute(cache_dir))
         self._cache_bytes = _bytes_of_environment() if cache_bytes is None else cache_bytes
         self._wait_s = wait_s
         self._window_bytes = window_bytes

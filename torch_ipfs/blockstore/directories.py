@@ -37,15 +37,17 @@ def home_expanded(path: StrPath) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise OptionError(f"{os.fspath(path)!r} is no path here: {error}") from None
+        raise OptionError(
+            f"{os.fspath(path)!r} is no path here: {error} A file of that name is ./{os.fspath(path)}"
+        ) from None
 
 
 def absolute(path: StrPath) -> str:
-    """``path`` from the root on, with ``..`` worked out.
+    """``path`` from the root on, with ``~`` and ``..`` worked out.
 
     :raises OptionError: it is relative and the current folder is no longer there, or it is no path.
     """
-    text = os.fspath(path)
+    text = os.fspath(home_expanded(path))
     if "\0" in text:
         raise OptionError(f"{text!r} is no path: there is a NUL in it")
     try:
@@ -57,7 +59,7 @@ def absolute(path: StrPath) -> str:
 def _directory(variable: str, platform_directory: str) -> Path:
     named = os.environ.get(variable)
     if named:
-        return Path(absolute(home_expanded(named)))
+        return Path(absolute(named))
     try:
         folder = Path(getattr(platformdirs, platform_directory)(APP_NAME, appauthor=False))
     except RuntimeError:

@@ -7,9 +7,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
+from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
@@ -110,7 +110,8 @@ def _target(name: str) -> Out:
 def _pin(target: Out, cids: list[CID]) -> str:
     """Pin ``cids``, the root first, where the target can; what to say of it."""
     if isinstance(target, str | os.PathLike):
-        if not Path(target).is_dir():
+        target = home_expanded(target)
+        if not target.is_dir():
             return ""
         target = LocalBlockstore(target)
     if not isinstance(target, PinningBlockstore):

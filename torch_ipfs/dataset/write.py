@@ -55,8 +55,9 @@ def write_dataset(
     :param samples: an iterable of samples, a torch ``Dataset``, a map of columns (arrays, tensors, lists), a pyarrow
         ``Table``, ``RecordBatch`` or ``RecordBatchReader``, a pandas ``DataFrame``, or a Hugging Face ``Dataset``. A sample
         is a map, or a tuple (see ``columns``), or any value, which becomes ``{"value": sample}``.
-    :param out: a path that ends in ``.car``, the folder of a local store (where the root is pinned), or a Blockstore. Until
-        the dataset is whole, nothing is at a CAR's path but what was there before.
+    :param out: a path that ends in ``.car``, the folder of a local store (where the root is pinned, which keeps all that is
+        written, but not what CIDs in packed samples name), or a Blockstore. Until the dataset is whole, nothing is at a CAR's
+        path but what was there before.
     :param layout: ``packed``: Arrow shards of columns, to be read fast. ``embedded``: samples within the nodes, as DAG-CBOR.
         ``samples``: each sample a DAG-CBOR block of its own.
     :param hash_function: blake3 is hashed four times as fast as sha2-256, which more of IPFS knows.

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.codec import car
@@ -67,7 +68,7 @@ def open_sink(out: Out, *, root: CID = car.PLACEHOLDER_ROOT) -> Sink:
         if is_network(text):
             return _StoreSink(open_blockstore(text))
         try:
-            return _sink_of_path(Path(os.path.realpath(text)), text, root)
+            return _sink_of_path(Path(os.path.realpath(home_expanded(text))), text, root)
         except OSError as error:
             raise TransportError(f"the path cannot be looked at: {error.strerror}", source=text[:200]) from error
     if isinstance(out, Blockstore):
