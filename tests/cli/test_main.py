@@ -132,6 +132,25 @@ def test_verify_checks_what_shards_say(run: Run, tmp_path: Path) -> None:
     assert "claims 1000000" in err
 
 
+@pytest.mark.parametrize("layout", ["embedded", "samples"])
+def test_verify_finds_samples_that_cannot_be_read(run: Run, tmp_path: Path, layout: str) -> None:
+    store = LocalBlockstore(tmp_path / "store")
+    rows: list[Any] = [{"x": 1}, {"x": "two"}, {"x": 3}, {"y": 4}]
+    if layout == "samples":
+        named = [CID.of(block, "dag-json") for block in map(dag_json.encode, rows)]
+        store.put_many(zip(named, map(dag_json.encode, rows), strict=True))
+        rows = list(named)
+    block = dag_json.encode(
+        {"samples" if layout == "samples" else "data": rows, "schema": [{"name": "x", "dtype": "int64"}]}
+    )
+    cid = CID.of(block, "dag-json")
+    store.put(cid, block)
+    status, _, err = run("verify", cid, "-s", tmp_path / "store")
+    assert status == 1
+    assert "sample 1, field 'x'" in err
+    assert run("push", cid, tmp_path / "store", tmp_path / "a.car")[0] == 0  # a copy is of blocks
+
+
 def linked_files(store: MemoryBlockstore, layout: Any) -> tuple[CID, list[CID]]:
     """A dataset whose samples link to files of several blocks each."""
     files = [unixfs.write(bytes([i]) * (2**20 + 5), store.put) for i in range(3)]

@@ -61,7 +61,7 @@ def verify(chosen: Namespace) -> int:
     counted = _Counted()
     bad: dict[str, TorchIPFSError] = {}
     with _progress("verifying") as advance:
-        for found in Walk(store, manifest).blocks():
+        for found in Walk(store, manifest, check_samples=True).blocks():
             if found.error is None:
                 advance(counted.add(found))
             else:

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("head", head, "print a dataset's first samples")
     sub.add_argument("-n", "--samples", type=_count, default=5, metavar="N", help="how many (default: 5)")
     _add_source(sub)
-    sub = command("verify", verify, "read and hash every block of a dataset, and check what its shards say")
+    sub = command("verify", verify, "read and hash every block of a dataset, and check what its shards and samples say")
     _add_source(sub)
     sub = command("push", push, "copy every block of a dataset, and pin its root where that is possible")
     sub.add_argument("source", type=_source, metavar="FROM", help="a source, as --source of the other commands")

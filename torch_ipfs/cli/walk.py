@@ -7,8 +7,9 @@ of links too, which a recursive pin does not reach where the links lie in packed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from torch_ipfs import codec
 from torch_ipfs.blockstore.base import Block, Blockstore, linked_at_hand
 from torch_ipfs.blockstore.pins import links
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
-from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, shard_of
+from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, sample_value, shard_of, shards_of_rows
 from torch_ipfs.errors import ManifestError, TorchIPFSError
 from torch_ipfs.manifest.column import Column, FixedColumn, Shard, StructColumn
 from torch_ipfs.manifest.schema import Field
@@ -47,11 +48,13 @@ class _Wanted:
     """A block to be read.
 
     :param leaf: the packed shard that it is, or begins.
+    :param sample: the number of the sample that it is.
     :param of_manifest: whether the manifest, and not its links, says what is below it.
     """
 
     cid: CID
     leaf: Leaf | None = None
+    sample: int | None = None
     of_manifest: bool = False
 
 
@@ -71,16 +74,17 @@ class Walk:
     """A walk through one dataset.
 
     :param store: where its blocks are read.
+    :param check_samples: whether samples that the schema does not allow are wrong; in packed shards they always are.
     :raises TorchIPFSError: the root says no schema, and the first shard cannot be read to find it.
     """
 
-    def __init__(self, store: Blockstore, manifest: Manifest) -> None:
-        self._store, self._manifest = store, manifest
+    def __init__(self, store: Blockstore, manifest: Manifest, *, check_samples: bool = False) -> None:
+        self._store, self._manifest, self._check_samples = store, manifest, check_samples
         self._schema = dataset_schema(manifest, store)
         self._names = frozenset(self._schema.names)
         self._has_links = any(_may_link(field) for _, field in self._schema.fields)
         self._followed: set[CID] = set()
-        self._unlinked: list[TorchIPFSError] = []
+        self._not_of_blocks: list[TorchIPFSError] = []
 
     def blocks(self) -> Iterator[Found]:
         """Each block. One that is linked to from several places comes once where it has links itself, else each time.
@@ -108,7 +112,7 @@ class Walk:
         finally:
             for level in levels:
                 level.close()
-        yield from (Found(self._manifest.root, None, error) for error in self._unlinked)
+        yield from (Found(self._manifest.root, None, error) for error in self._not_of_blocks)
 
     def _level(self, wanted: Iterator[_Wanted]) -> _Level:
         asked: deque[_Wanted] = deque()
@@ -130,7 +134,7 @@ class Walk:
     def _below(self, node: Node) -> Iterator[_Wanted]:
         if node.leaf is not None:
             linked_at_hand(self._store, node.leaf.cid)  # as for every node
-            yield from map(_Wanted, self._named_by(node.leaf))
+            yield from self._named_by(node.leaf)
         for i in range(len(node.counts)):
             if not node.inner[i]:
                 leaf = node.leaf_of(i)
@@ -139,22 +143,31 @@ class Walk:
             try:
                 child = node.child(i)
             except BROKEN as error:
-                self._unlinked.append(error)
+                self._not_of_blocks.append(error)
                 continue
             yield _Wanted(node.cid(i), of_manifest=True)
             yield from self._below(child)
 
-    def _named_by(self, leaf: Leaf) -> Iterator[CID]:
+    def _named_by(self, leaf: Leaf) -> Iterator[_Wanted]:
         """What a leaf of linked or embedded samples links to."""
+        values = leaf.values or ()
         if leaf.format != "samples":
-            yield from links(list(leaf.values or ()))
+            if self._check_samples:
+                self._not_of_blocks += self._misfits(values, leaf.first, leaf.cid)
+            yield from map(_Wanted, links(list(values)))
             return
-        for i, value in enumerate(leaf.values or ()):
+        for i, value in enumerate(values):
             link = link_of(value, leaf.first + i, leaf.cid)
             if isinstance(link, CID):
-                yield link
+                yield _Wanted(link, sample=leaf.first + i)
             else:
-                self._unlinked.append(link)
+                self._not_of_blocks.append(link)
+
+    def _misfits(self, values: Sequence[Any], first: int, cid: CID) -> list[TorchIPFSError]:
+        """What is wrong with samples, of which ``first`` is the number of the first."""
+        samples = range(first, first + len(values))
+        shards = shards_of_rows(values, samples, self._schema, self._schema.names, cid)
+        return [shard for _, shard in shards if isinstance(shard, TorchIPFSError)]
 
     def _looked_at(self, wanted: _Wanted, block: Block | TorchIPFSError) -> tuple[Found, list[CID]]:
         """The answer for a block, and what it links to."""
@@ -173,6 +186,11 @@ class Walk:
         below: list[CID] = []
         if cid.codec in _LINKING and not (wanted.of_manifest and cid.codec != DAG_PB):
             below += links(codec.decode(cid, block))
+        # What a sample in a file says is not looked at: it may be large, and its blocks come one by one.
+        if self._check_samples and wanted.sample is not None and cid.codec != DAG_PB:
+            value = sample_value(cid, block, self._store)
+            for misfit in self._misfits([value], wanted.sample, cid):
+                raise misfit
         if wanted.leaf is not None:
             shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, self._names)
             if self._has_links:
