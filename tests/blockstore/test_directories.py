@@ -87,4 +87,5 @@ def test_a_home_is_the_same_place_for_all_that_take_a_path(monkeypatch: pytest.M
         assert torch_ipfs.open_blockstore(out).has(cid)
     assert CarBlockstore("~/a.car").has(cid)
     assert LocalBlockstore("~/store").has(cid)
+    assert LocalBlockstore("~/other").import_car("~/a.car") == [cid]
     assert not (tmp_path / "~").exists()

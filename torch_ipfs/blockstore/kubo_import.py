@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, verify
 from torch_ipfs.blockstore.call_threads import CallThreads
+from torch_ipfs.blockstore.directories import absolute
 from torch_ipfs.blockstore.kubo_answer import values
 from torch_ipfs.blockstore.retry import Later
 from torch_ipfs.blockstore.transport import Request, Transport
@@ -53,7 +54,7 @@ def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float)
     with ExitStack() as stack:
         if isinstance(file, str | os.PathLike):
             with blaming(os.fspath(file)):
-                file = stack.enter_context(Path(file).open("rb"))
+                file = stack.enter_context(Path(absolute(file)).open("rb"))
         start = _Recorder(file)
         name = str(getattr(file, "name", type(file).__name__))
         with blaming(name):

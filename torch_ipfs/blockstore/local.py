@@ -118,7 +118,7 @@ class LocalBlockstore:
         :raises HashMismatch: one of its blocks is not what its CID says; the blocks before it are kept.
         """
         if isinstance(file, str | os.PathLike):
-            with blaming(os.fspath(file)), Path(file).open("rb") as opened:
+            with blaming(os.fspath(file)), Path(absolute(file)).open("rb") as opened:
                 return self.import_car(opened, pin_roots=pin_roots)
         source = str(getattr(file, "name", "an unnamed CAR file"))
         with self.writing():
