@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -55,6 +56,10 @@ def test_each_is_there_and_says_what_it_is(name: str) -> None:
     value = getattr(torch_ipfs, name)
     assert value.__name__ == name
     assert value.__doc__
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert torch_ipfs.__version__ == importlib.metadata.version("torch-ipfs")
 
 
 def test_another_name_is_no_attribute() -> None:

@@ -10,6 +10,7 @@ Names are imported when they are used, so that importing the package costs littl
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,8 @@ __all__ = sorted(_HOME)  # noqa: PLE0605 - a list of names, which ruff cannot se
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("torch-ipfs")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -51,6 +51,17 @@ def test_neither_order_aborts(first: str, method: str, tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "both work\n"), ran.stderr[-2000:]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+def test_a_triton_that_cannot_be_imported_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "triton.py").write_text("import a_module_that_is_not_there\n")
+    subprocess.run(
+        [sys.executable, "-c", "from torch_ipfs.bridges.load_order import settle; settle()"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        check=True,
+        timeout=100,
+    )
+
+
 WITHOUT = """
 import sys
 sys.modules["tensorflow"] = None

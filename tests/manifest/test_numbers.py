@@ -14,6 +14,8 @@ FLOAT8 = [name for name in STORAGE if name.startswith("float8")]
 
 @pytest.mark.parametrize("dtype", [*FLOAT8, "bfloat16"])
 def test_every_code_means_what_torch_says(dtype: str) -> None:
+    if not hasattr(torch, dtype):
+        pytest.skip(f"torch {torch.__version__} has no {dtype}")
     storage = STORAGE[dtype]
     codes = np.arange(2 ** (8 * storage.itemsize)).astype(storage)
     expected = torch.from_numpy(codes.view(f"int{8 * storage.itemsize}")).view(getattr(torch, dtype)).float().numpy()

@@ -44,7 +44,7 @@ def import_blocks(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> 
         file = io.BytesIO()
         car.write(file, [], batch)
         form = _Form()
-        request = form.request(partial(form.of_bytes, file.getbuffer()))
+        request = form.request(partial(form.of_bytes, file.getvalue()))
         answer = transport.run(lambda session: transport.body(session, request, _ANSWER_BYTES))  # noqa: B023 - run now
         _check(answer, transport.endpoint.source)
 
@@ -126,11 +126,11 @@ class _Form:
     def request(self, body: Callable[[], AsyncIterator[bytes]]) -> Request:
         return Request("POST", "/dag/import", "stats=true&pin-roots=false", self._headers, body=body)
 
-    async def of_bytes(self, data: memoryview) -> AsyncIterator[bytes]:
+    async def of_bytes(self, data: bytes) -> AsyncIterator[bytes]:
         """The form around bytes."""
         yield self._head
         for start in range(0, len(data), _PIECE_BYTES):
-            yield bytes(data[start : start + _PIECE_BYTES])
+            yield data[start : start + _PIECE_BYTES]
         yield self._foot
 
     async def of_file(self, start: bytes, rest: _Pieces, taken: Callable[[], None]) -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,7 @@ def plain_value(value: Any) -> Any:
         return bytes(value)
     if kind_of(kind):
         return value
-    raise Misfit(
-        0, f"a value of type {_name(kind)} cannot be part of a dataset; {_ADVICE.get(_name(kind), _ANY_ADVICE)}"
-    )
+    raise Misfit(0, f"a value of type {_name(kind)} cannot be part of a dataset; {_advice(kind)}")
 
 
 _ANY_ADVICE = "make it numbers, arrays, tensors, text, bytes, CIDs, or lists and maps of them"
@@ -120,8 +119,13 @@ _ADVICE = {
     "builtins.set": "make it a sorted list",
     "builtins.frozenset": "make it a sorted list",
     "builtins.range": "make it a list",
-    "pathlib.PosixPath": "make it text, or read the file",
 }
+
+
+def _advice(kind: type) -> str:
+    if issubclass(kind, PurePath):  # whose module has another name in each version of Python
+        return "make it text, or read the file"
+    return _ADVICE.get(_name(kind), _ANY_ADVICE)
 
 
 def _name(kind: type) -> str:
