@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import pickle
+import sys
+import threading
+
 import pytest
 
 from torch_ipfs.blockstore.memory import MemoryBlockstore
@@ -25,3 +30,26 @@ def test_takes_a_mapping() -> None:
 def test_what_it_starts_with_is_verified() -> None:
     with pytest.raises(HashMismatch):
         MemoryBlockstore([(CID.of(b"a"), b"b")])
+
+
+def test_it_is_listed_and_pickled_while_another_thread_puts() -> None:
+    interval_s = sys.getswitchinterval()
+    store, over = MemoryBlockstore(), threading.Event()
+
+    def put_many() -> None:
+        for data in map(b"%d".__mod__, itertools.count()):
+            store.put(CID.of(data), data)
+            if over.is_set():
+                return
+
+    thread = threading.Thread(target=put_many)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(60):
+            list(store.cids())
+            pickle.dumps(store)
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch_ipfs.blockstore.base import (
     MAX_BLOCK_BYTES,
@@ -40,6 +41,9 @@ class MemoryBlockstore:
     def __repr__(self) -> str:
         return f"MemoryBlockstore({len(self._blocks)} blocks)"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_blocks": self._blocks.copy()}  # at once: others may put meanwhile
+
     def get(self, cid: CID) -> Block:
         multihash = cid.multihash
         entry = self._blocks.get(multihash)
@@ -66,7 +70,7 @@ class MemoryBlockstore:
             self.put(cid, data)
 
     def cids(self) -> Iterator[CID]:
-        return iter([cid for cid, _ in self._blocks.values()])
+        return iter([cid for cid, _ in list(self._blocks.values())])  # a list at once: others may put meanwhile
 
     def close(self) -> None:
         """Nothing to let go of: the blocks stay."""
