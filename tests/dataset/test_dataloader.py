@@ -115,6 +115,18 @@ def test_after_a_resumed_epoch_the_next_is_whole(car: Written, persistent: bool)
     loader.close()
 
 
+def test_a_loader_that_is_closed_in_the_middle_of_a_pass_says_so(car: Written) -> None:
+    """Its workers' end looked like that of the epoch."""
+    loader = make_dataloader(shuffled(car, 2), num_workers=2)
+    running = iter(loader)
+    next(running)
+    loader.close()
+    with pytest.raises(torch_ipfs.OptionError, match="closed in the middle"):
+        list(running)
+    assert sorted(indices(loader)) == sorted(indices(shuffled(car)))
+    loader.close()
+
+
 def test_states_at_the_ends(car: Written) -> None:
     loader = make_dataloader(shuffled(car))
     start = loader.state_dict()

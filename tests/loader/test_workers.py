@@ -24,6 +24,7 @@ from tests.loader.test_facade import loader_of
 from torch_ipfs import MemoryBlockstore, OptionError, TransportError
 from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES
 from torch_ipfs.loader import IPFSDataLoader
+from torch_ipfs.loader.epochs import closed
 
 N = 60
 DEADLINE_S = 20.0
@@ -171,24 +172,26 @@ def test_closed_loaders_of_torch_start_nothing(no_leaks: None) -> None:
         iter(batches)
 
 
-def test_close_while_another_thread_waits_for_a_batch(no_leaks: None) -> None:
+@pytest.mark.parametrize(
+    ("prefetch", "form"), [(0, lambda loader: loader), (2, lambda loader: loader), (2, IPFSDataLoader.to_pytorch)]
+)
+def test_close_while_another_thread_waits_for_a_batch(prefetch: int, form: Any, no_leaks: None) -> None:
     store, cid = linked(16)
-    for prefetch in (0, 2):
-        loader = loader_of(slowed(store, 0.05), cid, prefetch=prefetch, batch_size=2)
-        ended: list[Any] = []
+    loader = loader_of(slowed(store, 0.05), cid, prefetch=prefetch, batch_size=2)
+    ended: list[Any] = []
 
-        def consume(loader: IPFSDataLoader = loader, ended: list[Any] = ended) -> None:
-            try:
-                ended.append(len(list(loader)))
-            except OptionError as error:
-                ended.append(error)
+    def consume() -> None:
+        try:
+            ended.append(len(list(form(loader))))
+        except OptionError as error:
+            ended.append(str(error))
 
-        consumer = threading.Thread(target=consume)
-        consumer.start()
-        assert eventually(lambda loader=loader: loader._counted.received is not None)  # type: ignore[misc]
-        loader.close()
-        consumer.join(DEADLINE_S)
-        assert isinstance(ended[0], OptionError)
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    assert eventually(lambda: loader._counted.received is not None)
+    loader.close()
+    consumer.join(DEADLINE_S)
+    assert ended == [str(closed())]
 
 
 def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
@@ -207,6 +210,7 @@ def test_a_slow_source_and_a_pass_that_is_dropped(no_leaks: None) -> None:
 ENDS = """
 import multiprocessing, os, signal, sys, torch_ipfs
 from torch_ipfs.loader import IPFSDataLoader
+from torch_ipfs.loader.epochs import closed
 loader = IPFSDataLoader(sys.argv[1], batch_size=2, num_workers=2)
 assert loader.load_dataset(sys.argv[2])["success"]
 for _ in loader.to_pytorch(persistent_workers=False):

@@ -203,15 +203,16 @@ class Receiving:
 
     def __next__(self) -> Any:
         received = self.received
-        if self._error is not None:
-            raise self._error
+        self._raise_if_aborted()
         while True:
             try:
                 output = next(self._outputs)
             except StopIteration:
+                self._raise_if_aborted()
                 self._end()
                 raise
             except BaseException as error:
+                self._raise_if_aborted()
                 # What other workers have read lies behind what has failed: to go on there would leave it out in silence. None
                 # is kept for the next pass: one that is stuck would be waited for again, one that got a Ctrl-C is about to end.
                 self.abort(error)
@@ -223,6 +224,11 @@ class Receiving:
                 self._any = True
                 return output.value
 
+    def _raise_if_aborted(self) -> None:
+        """Tell what another thread has said meanwhile."""
+        if self._error is not None:
+            raise self._error from None
+
     def close(self) -> None:
         """End the pass, and the workers that were started for it alone. May be called twice."""
         outputs, self._outputs = self._outputs, iter(())
@@ -232,8 +238,8 @@ class Receiving:
 
     def abort(self, error: BaseException) -> None:
         """End the pass with all its workers. Who asks for more is told ``error``."""
-        outputs, self._outputs, self._error = self._outputs, iter(()), error
-        self.closed = True
+        self._error, self.closed = error, True
+        outputs, self._outputs = self._outputs, iter(())
         end_workers(outputs)
 
     def __del__(self) -> None:

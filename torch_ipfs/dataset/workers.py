@@ -18,10 +18,11 @@ from typing import Any
 
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
+from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL, signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from torch_ipfs.dataset.passes import Output
+from torch_ipfs.errors import OptionError
 
 LONGEST_SOCKET_BYTES = 103
 """Of the path of a Unix socket: macOS takes 103 bytes, Linux 107."""
@@ -32,7 +33,28 @@ _BEGUN: weakref.WeakSet[_MultiProcessingDataLoaderIter] = weakref.WeakSet()
 
 
 class _Workers(_MultiProcessingDataLoaderIter):
-    """torch's iterator, but for its end: as garbage it waits for five seconds, its queues being closed before it says so."""
+    """torch's iterator, but for its end: as garbage it waits for five seconds, its queues being closed before it says so; and
+    who asks it for more, or is waiting in another thread, when its workers are ended would wait for ever, or see its end.
+    """
+
+    ended = False
+
+    def _next_data(self) -> Any:
+        """:raises OptionError: the workers were ended."""
+        try:
+            return super()._next_data()  # type: ignore[no-untyped-call]
+        except Exception:
+            if not self.ended:
+                raise
+            raise OptionError(
+                "the loader was closed in the middle of this pass; a new pass starts its workers anew"
+            ) from None
+
+    def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> tuple[bool, Any]:
+        got: tuple[bool, Any] = super()._try_get_data(timeout)  # type: ignore[no-untyped-call]
+        if self.ended and not got[0]:
+            raise EOFError
+        return got
 
     def __del__(self) -> None:
         if sys is not None and not sys.is_finalizing():
@@ -91,6 +113,16 @@ def _are_ours(workers: Iterable[Any]) -> bool:
 
 
 def end_workers(iterator: object) -> None:
+    """End the workers of one of torch's iterators now, and tell who asks it for more."""
+    if isinstance(iterator, _Workers):
+        iterator.ended = True
+    _end(iterator)
+    if isinstance(iterator, _Workers):
+        # Nobody writes there any more: who waits sees the end of the pipe, but for what other workers have inherited of it.
+        iterator._worker_result_queue._writer.close()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _end(iterator: object) -> None:
     """End the workers of one of torch's iterators now: it would wait for what each is fetching, five seconds at most."""
     if not isinstance(iterator, _MultiProcessingDataLoaderIter):
         return
@@ -114,4 +146,4 @@ def end_workers(iterator: object) -> None:
 def _end_all() -> None:
     """End what goes on still as the interpreter ends: multiprocessing would wait without bound for its processes."""
     for iterator in list(_BEGUN):
-        end_workers(iterator)
+        _end(iterator)  # threads that wait for more end with the program

@@ -290,11 +290,12 @@ class IPFSDataLoader:
                 dataset.batch_size = checked_batch_size(batch_size)
             if options.get("num_workers") != 0:
                 options = {**self._worker_options(), **options}
-            counted, passes = self._counted, self._pytorch_passes
+            lock, counted, passes = self._lock, self._counted, self._pytorch_passes
 
             def begun(receiving: Receiving) -> None:
+                with lock:
+                    passes.add(receiving)
                 counted.received = receiving.received
-                passes.add(receiving)
 
             loader = EpochDataLoader(dataset, loaded.epochs, begun, **options)
             self._pytorch.add(loader)
@@ -378,7 +379,10 @@ class IPFSDataLoader:
         May be called twice; load_dataset may be called after it. A pass that is asked for more raises an OptionError.
         """
         with self._lock:
-            passes, loaders, of_loaders = list(self._passes), list(self._pytorch), list(self._pytorch_passes)
+            loaders = list(self._pytorch)
+            for loader in loaders:
+                loader.begin_no_more()
+            passes, of_loaders = list(self._passes), list(self._pytorch_passes)
             self._forget_passes()
             if self._loaded is not None:
                 self._loaded.epochs.close()
@@ -390,7 +394,7 @@ class IPFSDataLoader:
             if not receiving.closed:
                 receiving.abort(closed())
         for loader in loaders:
-            loader.retire()
+            loader.close()
         if store is not None and store[1]:
             store[0].close()
 

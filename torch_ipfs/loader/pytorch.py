@@ -90,12 +90,12 @@ class EpochDataLoader(IPFSStatefulDataLoader):
             super().load_state_dict(state)
         receiving = super().__iter__()
         self._begun(receiving)
+        self._epochs.check_open()  # whoever closes them ends the passes that are known by then
         return receiving
 
-    def retire(self) -> None:
-        """End workers, and begin no pass any more: the loader that this came from was closed."""
+    def begin_no_more(self) -> None:
+        """Begin no pass any more: the loader that this came from was closed."""
         self._epochs.close()
-        self.close()
 
     def set_epoch(self, epoch: int) -> None:
         """Read epoch ``epoch`` in every pass from the next one on."""
