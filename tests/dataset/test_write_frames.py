@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch_ipfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.dataset.write import write_dataset
+from torch_ipfs.dataset.write_adapters import open_source
 from torch_ipfs.errors import OptionError, SampleError
 
 pd = pytest.importorskip("pandas")
@@ -171,3 +173,18 @@ def test_columns_of_one_name() -> None:
 def test_a_column_of_times_says_what_to_do() -> None:
     with pytest.raises(SampleError, match=r"field 't': Arrow's timestamp.* cast it to"):
         write_dataset(pd.DataFrame({"t": pd.to_datetime(["2020-01-01"])}), MemoryBlockstore())
+
+
+def test_streams_are_taken_a_few_rows_at_a_time() -> None:
+    """Rows may be videos, and all that are taken at once are in memory."""
+    given = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal given
+        for _ in range(200):
+            given += 1
+            yield {"x": bytes(10**6)}
+
+    stream = datasets.IterableDataset.from_generator(rows, features=datasets.Features({"x": datasets.Value("binary")}))
+    open_source(stream, None).schema(None)
+    assert given < 50

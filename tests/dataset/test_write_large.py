@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,8 +17,15 @@ from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.write import write_dataset
+from torch_ipfs.dataset.write_rows import RowSource
+from torch_ipfs.dataset.write_source import CHUNK_BYTES
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.build import MAX_BLOCK_BYTES
+
+
+class Pair(NamedTuple):
+    label: int
+    text: str
 
 
 def blocks(store: MemoryBlockstore) -> dict[CID, int]:
@@ -138,3 +145,20 @@ def test_memory_is_bounded_whatever_the_length(samples: str, total_bytes: int) -
     taken, more_bytes = json.loads(printed)
     assert taken > total_bytes * 0.5
     assert more_bytes < 300 * 2**20
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        bytearray(2**20),
+        [None, "x" * 2**20],
+        (1, np.zeros(2**20, np.uint8)),
+        Pair(1, "x" * 2**20),
+        np.array([b"x" * 2**20, None], dtype=object),
+    ],
+    ids=["bytearray", "list that begins with None", "tuple", "named tuple", "array of objects"],
+)
+def test_rows_are_taken_by_what_they_hold(value: Any) -> None:
+    rows = RowSource(({"x": value} for _ in range(40)), None, None)
+    rows.schema(None)
+    assert max(num_rows for _, num_rows in rows.chunks(None)) <= CHUNK_BYTES // 2**20

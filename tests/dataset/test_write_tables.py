@@ -14,6 +14,7 @@ import torch_ipfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.write import write_dataset
+from torch_ipfs.dataset.write_arrow import ArrowColumn
 from torch_ipfs.errors import OptionError, SampleError
 from torch_ipfs.manifest.schema import Field
 
@@ -157,7 +158,7 @@ def test_what_lies_under_nulls_makes_no_difference() -> None:
         pa.array([1], pa.duration("s")),
         pa.array([1], pa.decimal128(5)),
         pa.array([[1]], pa.list_(pa.time32("s"))),
-        pa.array([["a"]], pa.list_(pa.string(), 1)),
+        pa.array([[1]], pa.list_view(pa.int8())),
         pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])]),
     ],
     ids=lambda array: str(array.type),
@@ -235,3 +236,44 @@ def test_no_rows_but_types(kind: Any) -> None:
 def test_columns_of_one_name() -> None:
     with pytest.raises(OptionError, match="two columns 'x'"):
         write_dataset(pa.Table.from_arrays([[1], [2]], names=["x", "x"]), MemoryBlockstore())
+
+
+def test_lists_of_a_fixed_size_that_are_no_tensors_are_lists() -> None:
+    columns = {
+        "text": pa.array([["a", "b"], ["c", None]], pa.list_(pa.string(), 2)),
+        "bool": pa.array([[True, False], [False, True]], pa.list_(pa.bool_(), 2)),
+        "null": pa.array([[1.5, 2.5], [1.5, None]], pa.list_(pa.float32(), 2)),
+        "maps": pa.array([[{"x": 1}], [{"x": 2}]], pa.list_(pa.struct([("x", pa.int8())]), 1)),
+        "deep": pa.array(
+            [[["a"], ["b"]], [["c"], ["d"]]], pa.list_(pa.list_(pa.dictionary(pa.int8(), pa.string())), 2)
+        ),
+    }
+    schema, rows = read(pa.table(columns))
+    assert schema == (
+        "text: list of nullable text, bool: bool[2], null: list of nullable float32, maps: list of struct{x: int8}, "
+        "deep: list of list of text"
+    )
+    assert rows[1]["bool"].tolist() == [False, True]
+    assert [rows[1][name] for name in ("text", "null", "maps", "deep")] == [
+        ["c", None],
+        [1.5, None],
+        [{"x": 2}],
+        [["c"], ["d"]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shared", "row_bytes"),
+    [
+        (pa.DictionaryArray.from_arrays(np.arange(4000) % 2, ["x" * 10**5, "y" * 10**5]), 10**5),
+        (pa.DictionaryArray.from_arrays(np.arange(4000), [f"{i:5000}" for i in range(4000)]), 5000),
+        (pa.array([f"{i:5000}" for i in range(4000)], pa.string_view()), 5000),
+        (pa.array([[{"a": f"{i:5000}"}] for i in range(4000)], pa.list_(pa.struct([("a", pa.string_view())]))), 5000),
+    ],
+    ids=["few long categories", "many categories", "views", "views in lists of maps"],
+)
+def test_pieces_are_measured_by_what_their_rows_take(shared: Any, row_bytes: int) -> None:
+    """By what they point into a category would be nothing, or each row of them as much as all."""
+    column = ArrowColumn(shared)
+    assert column.fitting(0, len(shared), 2**20) == pytest.approx(2**20 / row_bytes, abs=2)
+    assert column.fitting(3900, len(shared), 2**30) == len(shared)

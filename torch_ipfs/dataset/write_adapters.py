@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
 from torch_ipfs.dataset.write_plain import check_dense
 from torch_ipfs.dataset.write_rows import RowSource
-from torch_ipfs.dataset.write_source import Source
+from torch_ipfs.dataset.write_source import CHUNK_BYTES, Source
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.values import Misfit, numpy_dtype_name
 
@@ -26,6 +26,8 @@ _FORMS = (
     "DataFrame or a Hugging Face Dataset"
 )
 _BATCH_ROWS = 1024
+_STREAM_BATCH_ROWS = 16
+"""Of a stream it is not known how large its rows are before they are there: they may be videos."""
 
 
 def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
@@ -108,7 +110,15 @@ def _hugging_face_source(samples: Any) -> Source:
     has_left_out = columns is not None and len(columns) < len(samples.column_names)
     tables = samples.with_format("arrow", columns=columns) if has_left_out else samples.with_format("arrow")
     empty = tables[:0] if num_rows == 0 else None
-    return ArrowStreamSource(tables.iter(batch_size=_BATCH_ROWS), num_rows, empty)
+    return ArrowStreamSource(tables.iter(batch_size=_batch_rows(samples)), num_rows, empty)
+
+
+def _batch_rows(samples: Any) -> int:
+    """How many rows of a Hugging Face dataset to take at once."""
+    table = getattr(samples, "data", None)
+    if table is None:
+        return _STREAM_BATCH_ROWS
+    return min(_BATCH_ROWS, max(1, CHUNK_BYTES * int(table.num_rows) // max(int(table.nbytes), 1)))
 
 
 def _frame_columns(frame: Any) -> dict[str, InputColumn]:

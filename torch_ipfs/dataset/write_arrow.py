@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from torch_ipfs.dataset.write_arrow_conform import conform
 from torch_ipfs.dataset.write_arrow_observe import Observed, observe
+from torch_ipfs.dataset.write_arrow_plain import has_null_items, storable
+from torch_ipfs.dataset.write_arrow_sizes import has_shared_values, row_bytes
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, arrays, fields_of, fitting
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, Chunk, misfit_error
 from torch_ipfs.errors import ManifestError, OptionError
@@ -22,8 +25,7 @@ from torch_ipfs.manifest.unpack import read_stream
 from torch_ipfs.manifest.values import Misfit
 
 _MAX_ROWS = 2**20
-_VIEW_BYTES = 1024
-"""About what a text that pyarrow does not measure takes."""
+_FIRST_MEASURED_ROWS = 1024
 _DTYPE_KEY = b"torch_ipfs.dtype"
 
 
@@ -39,6 +41,8 @@ class ArrowColumn:
         self._values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
         dtype = (metadata or {}).get(_DTYPE_KEY)
         self._metadata = None if dtype is None else {_DTYPE_KEY: dtype}
+        self._has_shared_values = has_shared_values(self._values.type)
+        self._open_lists = any(map(has_null_items, self._values.chunks))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -59,9 +63,21 @@ class ArrowColumn:
 
     def fitting(self, start: int, stop: int, budget_bytes: int) -> int:
         stop = min(stop, start + _MAX_ROWS)
-        while stop > start + 1 and _size_bytes(self._values.slice(start, stop - start)) > budget_bytes:
+        if self._has_shared_values:
+            return self._fitting_by_row(start, stop, budget_bytes)
+        while stop > start + 1 and self._values.slice(start, stop - start).nbytes > budget_bytes:
             stop = start + (stop - start) // 2
         return stop
+
+    def _fitting_by_row(self, start: int, stop: int, budget_bytes: int) -> int:
+        measured = min(_FIRST_MEASURED_ROWS, stop - start)
+        while True:
+            chunks = self._values.slice(start, measured).chunks
+            ends = np.cumsum(np.concatenate([row_bytes(chunk) for chunk in chunks])) if chunks else np.zeros(0)
+            rows = int(ends.searchsorted(budget_bytes, side="right"))
+            if rows < measured or start + measured == stop:
+                return min(stop, start + max(rows, 1))
+            measured = min(2 * measured, stop - start)
 
     def array(self, start: int, stop: int, field: Field) -> Array:
         declared, array = self._read(start, stop)
@@ -69,7 +85,7 @@ class ArrowColumn:
 
     def _read(self, start: int, stop: int) -> tuple[Field, Array]:
         """Rows as they are, and what Arrow declares them to be."""
-        joined = _storable(_joined(self._values.slice(start, stop - start)))
+        joined = storable(_joined(self._values.slice(start, stop - start)), open_lists=self._open_lists)
         schema = pa.schema([pa.field("", joined.type, metadata=self._metadata)])
         out = pa.BufferOutputStream()
         with pa.ipc.new_stream(out, schema) as writer:
@@ -81,13 +97,6 @@ class ArrowColumn:
         return read.fields[0][1], columns[""]
 
 
-def _size_bytes(values: Any) -> int:
-    try:
-        return int(values.nbytes)
-    except pa.ArrowException:  # pyarrow 17 cannot tell how much of a view's memory a slice has
-        return _VIEW_BYTES * len(values)
-
-
 def _joined(values: Any) -> Any:
     """A chunked array as one array."""
     if values.num_chunks:
@@ -95,54 +104,6 @@ def _joined(values: Any) -> Any:
     if isinstance(values.type, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(values.type, pa.array([], values.type.storage_type))
     return pa.array([], values.type)
-
-
-def _storable(values: Any) -> Any:
-    """An Arrow array in a type that shards have, where there is one."""
-    kind = values.type
-    try:
-        if isinstance(kind, pa.DictionaryType):
-            return _storable(values.dictionary_decode())
-        if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.FixedShapeTensorType):
-            if kind.extension_name == "pandas.period":  # counted from 1970 in a unit that only the type tells
-                raise Misfit(0, f"pandas' periods cannot be part of a dataset; {_ADVICE}")
-            return _storable(values.storage)
-        plain = _plain_type(kind)
-        return values if plain == kind else _cast(values, plain)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise Misfit(0, f"Arrow's {kind} cannot be part of a dataset; {_ADVICE} ({error})") from None
-
-
-def _cast(values: Any, kind: Any) -> Any:
-    try:
-        return values.cast(kind)
-    except pa.ArrowNotImplementedError:  # of views, by pyarrow 17
-        return pa.array(values.to_pylist(), kind)
-
-
-_ADVICE = "cast it to integers, float64 or string"
-
-
-def _plain_type(kind: Any) -> Any:
-    types = pa.types
-    if types.is_temporal(kind) or types.is_decimal(kind) or types.is_union(kind):
-        raise Misfit(0, f"Arrow's {kind} cannot be part of a dataset; {_ADVICE}")
-    if isinstance(kind, pa.DictionaryType):
-        return _plain_type(kind.value_type)
-    if types.is_fixed_size_binary(kind) or types.is_binary_view(kind):
-        return pa.large_binary()
-    if types.is_string_view(kind):
-        return pa.large_string()
-    if types.is_map(kind):
-        pair = pa.struct([("key", _plain_type(kind.key_type)), ("value", _plain_type(kind.item_type))])
-        return pa.list_(pair)
-    if types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
-    if types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_plain_type(kind.value_type)))
-    if types.is_struct(kind):
-        return pa.struct([kind.field(i).with_type(_plain_type(kind.field(i).type)) for i in range(kind.num_fields)])
-    return kind
 
 
 def table_columns(table: Any) -> dict[str, InputColumn]:
@@ -206,13 +167,20 @@ def _gathered(batches: Iterable[Any]) -> Iterator[Any]:
     size_bytes = num_rows = 0
     for batch in batches:
         gathered.append(pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch)
-        size_bytes += batch.nbytes
+        size_bytes += _held_bytes(gathered[-1])
         num_rows += len(batch)
         if size_bytes >= CHUNK_BYTES or num_rows >= _MAX_ROWS:
             yield pa.concat_tables(gathered)
             gathered, size_bytes, num_rows = [], 0, 0
     if num_rows:
         yield pa.concat_tables(gathered)
+
+
+def _held_bytes(table: Any) -> int:
+    try:
+        return int(table.nbytes)
+    except pa.ArrowException:  # older versions cannot tell how much of a view's memory a slice has
+        return sum(int(row_bytes(chunk).sum()) for column in table.columns for chunk in column.chunks)
 
 
 def table_source(table: Any) -> ColumnSource:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from torch_ipfs.dataset.write_own import own
 from torch_ipfs.dataset.write_plain import plain_values
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, CHUNK_ROWS, Chunk, misfit_error
@@ -17,6 +19,9 @@ from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.values import Misfit
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
+_ALIKE_IN_LISTS = frozenset({int, float, bool})
+"""Where the first item of a list is one of these, all are numbers or ``None``."""
+_SEQUENCES, _TEXTS = (list, tuple), (str, bytes, bytearray)
 _OBJECT_BYTES = 32
 """About what a number takes in a list."""
 
@@ -133,13 +138,17 @@ def held_bytes(value: Any) -> int:
     except RuntimeError:  # a sparse tensor has none, and is refused where its values are looked at
         nbytes = None
     if nbytes.__class__ is int:
+        if kind is np.ndarray and value.dtype.kind == "O":
+            return held_bytes(value.reshape(-1).tolist())
         return 4 * _OBJECT_BYTES + int(nbytes)
-    if kind is list or kind is tuple:
-        if value and type(value[0]) in _NUMBERS:
-            return _OBJECT_BYTES * (2 + len(value))
-        return sum(map(held_bytes, value), 2 * _OBJECT_BYTES)
+    if kind is list and value and type(value[0]) in _ALIKE_IN_LISTS:
+        return _OBJECT_BYTES * (2 + len(value))
     if kind is dict or isinstance(value, Mapping):
         return sum(map(held_bytes, value.values()), 2 * _OBJECT_BYTES)
+    if isinstance(value, _SEQUENCES):
+        return sum(map(held_bytes, value), 2 * _OBJECT_BYTES)
+    if isinstance(value, _TEXTS):
+        return _OBJECT_BYTES + len(value)
     size = getattr(value, "size", None)
     if isinstance(size, tuple):  # of an image: width and height
         return 4 * _OBJECT_BYTES + 4 * prod(size)
