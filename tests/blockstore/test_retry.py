@@ -9,6 +9,7 @@ import pytest
 
 from torch_ipfs.blockstore.fetch_options import FetchOptions
 from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
+from torch_ipfs.blockstore.turns import Turns
 from torch_ipfs.errors import OptionError
 
 
@@ -94,6 +95,69 @@ def test_retry_after_holds_back_all_attempts_and_is_capped():
         return held_s
 
     assert 0.05 < asyncio.run(both()) < 5
+
+
+class Limited:
+    """A host that answers one request every 5 ms, and refuses those between."""
+
+    def __init__(self, retry_after_s: float | None) -> None:
+        self.retry_after_s = retry_after_s
+        self.free_at = 0.0
+        self.refused = 0
+
+    async def __call__(self) -> str:
+        await asyncio.sleep(0)
+        if time.monotonic() < self.free_at:
+            self.refused += 1
+            raise Later("too many", retry_after_s=self.retry_after_s, is_too_many=True)
+        self.free_at = time.monotonic() + 0.005
+        return "answer"
+
+
+@pytest.mark.parametrize("asked_s", [None, 0.0, 0.005])
+def test_a_host_that_allows_few_requests_gives_all_in_the_end(asked_s: float | None):
+    host = Limited(asked_s)
+    retry = retrying(retries=1, backoff_s=0.005)
+
+    async def window() -> list[str]:
+        return await asyncio.gather(*(retry.call(host) for _ in range(40)))
+
+    assert asyncio.run(window()) == ["answer"] * 40
+    assert asyncio.run(window()) == ["answer"] * 40  # in another loop, as after close() or in a forked child
+
+
+@pytest.mark.parametrize("cap_s", [0.0, 60.0])
+def test_a_host_that_refuses_all_for_there_being_too_many_is_given_up(cap_s: float):
+    host = Limited(0.01)
+    host.free_at = time.monotonic() + 3600
+    retry = retrying(retries=2, retry_after_max_s=cap_s)
+
+    async def window() -> list[str | BaseException]:
+        return await asyncio.gather(*(retry.call(host) for _ in range(10)), return_exceptions=True)
+
+    assert [str(failure) for failure in asyncio.run(window())] == ["tried 3 times, at last: too many"] * 10
+    assert host.refused == 30
+
+
+def test_a_turn_that_is_not_waited_for_goes_to_the_next():
+    async def taken() -> list[str]:
+        turns, order = Turns(), []
+
+        async def take(name: str) -> None:
+            await turns.begin()
+            order.append(name)
+
+        turns.too_many()
+        await take("first")
+        waiting = [asyncio.create_task(take(name)) for name in ("second", "third", "fourth")]
+        await asyncio.sleep(0)
+        waiting[0].cancel()  # while it waits
+        turns.end()
+        waiting[1].cancel()  # when its turn has just come
+        await asyncio.wait(waiting, timeout=10)
+        return order
+
+    assert asyncio.run(taken()) == ["first", "fourth"]
 
 
 @pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"])

@@ -34,7 +34,8 @@ class FetchOptions:
     :param timeout_s: the most that one block, or one other call, may take, retries and the waits between them included.
     :param connect_timeout_s: the most that connecting to a host may take.
     :param stall_s: an answer of which no byte comes for so long has broken off (trustless gateway spec: 30 s).
-    :param retries: how often is asked again for what may come later; 0 for never.
+    :param retries: how often is asked again for what may come later; 0 for never. While a server refuses some for
+        there being too many (HTTP 429) and answers others, as often as there is time for.
     :param backoff_s: the wait before the first retry, doubled for each one after it; a random half of it is left out, so
         that many clients do not come back as one.
     :param backoff_max_s: the most that this wait grows to.

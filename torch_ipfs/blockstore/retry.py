@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from torch_ipfs.blockstore.fetch_options import FetchOptions
+from torch_ipfs.blockstore.turns import Turns
 
 T = TypeVar("T")
 
@@ -24,16 +25,30 @@ class Later(Exception):
     :param message: what came instead of an answer.
     :param retry_after_s: how long the server wants to be left alone.
     :param is_unreachable: whether no connection could be made.
+    :param is_too_many: whether the server has said that it is sent too many requests.
+    :ivar counts: whether it is one of the failures that the options allow so many of.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, is_unreachable: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        is_unreachable: bool = False,
+        is_too_many: bool = False,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.is_unreachable = is_unreachable
+        self.is_too_many = is_too_many
+        self.counts = True
 
 
 class Retry:
     """Attempts at one host. A Retry-After holds all of them back, not only the one that was told.
+
+    A host that is sent too many has them one after the other for a while. What it refuses so while it answers others does not
+    count: of a window, most would be refused again and again where a few requests a second are allowed.
 
     :param timeout_s: the most that one call may take, its waits included.
     :param source: the host's name in the log, which tells of each attempt that failed: with INFO, but with WARNING of the first
@@ -46,7 +61,10 @@ class Retry:
         self._options = options
         self._timeout_s = timeout_s
         self._hold_until = 0.0
+        self._turns = Turns()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._may_be_wrong = True
+        self._answers = 0
         self.unreachable_at: float | None = None
         self.count = 0
 
@@ -77,20 +95,23 @@ class Retry:
             return await self._attempted(attempt)
         except Later as failure:
             _log.info("%s: %s", self._source, failure)
-            self._hold(failure.retry_after_s)
+            self._hold(failure)
             raise
 
     async def _repeated(self, attempt: Callable[[], Awaitable[T]], failures: list[Later]) -> T:
+        answers = self._answers
+
         async def once() -> T:
-            if (wait_s := self._hold_until - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)
+            nonlocal answers
             try:
                 return await self._attempted(attempt)
             except Later as failure:
+                failure.counts = not (failure.is_too_many and self._answers > answers)
+                answers = self._answers
                 failures.append(failure)
                 level = logging.WARNING if self._may_be_wrong and self._options.retries else logging.INFO
                 _log.log(level, "%s: %s", self._source, failure)
-                self._hold(failure.retry_after_s)
+                self._hold(failure)
                 raise
             finally:
                 self._may_be_wrong = False
@@ -104,34 +125,58 @@ class Retry:
         return await self._again(once, failures)
 
     async def _attempted(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        turns = self._turns_here()
+        await turns.begin()
         try:
+            if (wait_s := self._hold_until - time.monotonic()) > 0:
+                await asyncio.sleep(wait_s)
             result = await attempt()
         except Later as failure:
             self.unreachable_at = time.monotonic() if failure.is_unreachable else None
+            if failure.is_too_many:
+                turns.too_many()
             raise
-        self.unreachable_at = None
-        return result
+        else:
+            self.unreachable_at = None
+            self._answers += 1
+            turns.fine()
+            return result
+        finally:
+            turns.end()
+
+    def _turns_here(self) -> Turns:
+        """Those of the running loop: a parent's, or a closed store's, are not there to be waited for."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._turns = loop, Turns()
+        return self._turns
 
     async def _again(self, once: Callable[[], Awaitable[T]], failures: list[Later]) -> T:
         import tenacity
 
         controller = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self._options.retries),
-            wait=lambda _: self._backoff_s(len(failures)),
+            stop=lambda _: sum(failure.counts for failure in failures) > self._options.retries,
+            wait=lambda _: self._wait_s(failures),
             retry=tenacity.retry_if_exception_type(Later),
             before=self._count,
             reraise=True,
         )
-        await asyncio.sleep(self._backoff_s(len(failures)))
+        await asyncio.sleep(self._wait_s(failures))
         return await controller(once)
 
     def _count(self, _: object) -> None:
         self.count += 1
 
-    def _hold(self, retry_after_s: float | None) -> None:
-        if retry_after_s:
-            wait_s = min(retry_after_s, self._options.retry_after_max_s)
+    def _hold(self, failure: Later) -> None:
+        wait_s = failure.retry_after_s or (self._options.backoff_s if failure.is_too_many else 0.0)
+        if wait_s:
+            wait_s = min(wait_s, self._options.retry_after_max_s)
             self._hold_until = max(self._hold_until, time.monotonic() + wait_s)
+
+    def _wait_s(self, failures: list[Later]) -> float:
+        """How long to wait before the next attempt; where all are held back, it is in its turn after that."""
+        is_held_back = failures[-1].retry_after_s and self._hold_until > time.monotonic()
+        return 0.0 if failures[-1].is_too_many and is_held_back else self._backoff_s(len(failures))
 
     def _backoff_s(self, failures: int) -> float:
         full_s = min(self._options.backoff_s * 2.0 ** min(failures - 1, 60), self._options.backoff_max_s)

@@ -84,6 +84,10 @@ class Refusal:
         """Whether another attempt may do, by what the status says."""
         return self.status in _COMES_LATER or (self.status >= 500 and self.status not in _NEVER_COMES)
 
+    def later(self, message: str) -> Later:
+        """What is raised where another attempt may do."""
+        return Later(message, retry_after_s=self.retry_after_s, is_too_many=self.status == HTTPStatus.TOO_MANY_REQUESTS)
+
     def __str__(self) -> str:
         try:
             return f"HTTP {self.status} {HTTPStatus(self.status).phrase}"
@@ -98,7 +102,7 @@ Judge = Callable[[Refusal, Request, str], Exception]
 def later_or_broken(refusal: Refusal, request: Request, source: str) -> Exception:
     """What an HTTP status says by itself: that another attempt may do, or that none will."""
     if refusal.comes_later:
-        return Later(str(refusal), retry_after_s=refusal.retry_after_s)
+        return refusal.later(str(refusal))
     hint = "; does it want a token, or another one?" if refusal.status in (401, 403) else ""
     return TransportError(f"expected 200, came {refusal}{hint}", cid=request.cid, source=source)
 
@@ -347,7 +351,7 @@ class Transport:
         asked_s = None if failure.headers is None else retry_after_s(failure.headers.get("Retry-After"))
         refusal = Refusal(failure.status, "", asked_s)
         text = f"the proxy that HTTPS_PROXY names answered {refusal}"
-        return Later(text, retry_after_s=refusal.retry_after_s) if refusal.comes_later else self.broken(text, request)
+        return refusal.later(text) if refusal.comes_later else self.broken(text, request)
 
     def describe(self, failure: Exception) -> str:
         """A failure to be answered in words, without secrets."""
