@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import io
 import json as stdlib_json
 import mmap
@@ -388,6 +389,13 @@ class TestWriter:
         car.write(whole, [], blocks)
         car.write(cast("IO[bytes]", file), [], blocks)
         assert file.taken == whole.getvalue()
+
+    def test_arrays_are_written_whole(self) -> None:
+        numbers = array.array("d", range(10))
+        file = io.BytesIO()
+        car.write(file, [], [(CID.of(numbers.tobytes()), numbers), (ROOT, b"root")])  # type: ignore[list-item]
+        file.seek(0)
+        assert list(car.iter_blocks(file)) == [(CID.of(numbers.tobytes()), numbers.tobytes()), (ROOT, b"root")]
 
     def test_roots_are_cids(self) -> None:
         with pytest.raises(CodecError, match="roots are CIDs, not str: 'bafkqaaa'"):

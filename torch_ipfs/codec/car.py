@@ -66,7 +66,7 @@ class CarWriter:
 
         :raises BlockTooLarge: ``data`` is over what is read by default, here and elsewhere.
         """
-        size_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
+        size_bytes = memoryview(data).nbytes  # of an array, len() would count the items
         if size_bytes > DEFAULT_LIMITS.block_bytes:
             raise BlockTooLarge(
                 f"a block of {size_bytes} bytes for a CAR; at most {DEFAULT_LIMITS.block_bytes} would be read", cid=cid
