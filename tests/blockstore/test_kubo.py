@@ -298,7 +298,7 @@ def test_who_is_not_let_in_is_told_so_without_secrets(guarded_node: KuboNode):
         KuboBlockstore(guarded_node.rpc, basic=("user", WRONG), **options()),
     ):
         for call in (lambda s: s.get(block(1)[0]), lambda s: s.pins(), lambda s: s.id(), lambda s: list(s.cids())):
-            with pytest.raises(TransportError) as caught:
+            with pytest.raises(TransportError, match="HTTP 403 Forbidden; does it want a token") as caught:
                 call(store)
             told = f"{caught.getrepr(chain=True)} {store!r}"
             assert WRONG not in told

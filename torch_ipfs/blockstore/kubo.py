@@ -24,7 +24,7 @@ from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.kubo_answer import judge, told
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
 from torch_ipfs.blockstore.remote import RemoteBlockstore
-from torch_ipfs.blockstore.transport import Request, Transport
+from torch_ipfs.blockstore.transport import Refusal, Request, Transport
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
@@ -268,6 +268,9 @@ class KuboBlockstore(RemoteBlockstore):
             raise
         except ipfshttpclient.exceptions.ErrorResponse as failure:
             raise told(self._transport.describe(failure), cid, self.source) from None
+        except ipfshttpclient.exceptions.StatusError as failure:
+            refusal = Refusal(failure.original.response.status_code, "", None)
+            raise TransportError(refusal.in_words, cid=cid, source=self.source) from None
         except (ipfshttpclient.exceptions.Error, OSError) as failure:  # requests' own errors are OSErrors
             raise TransportError(
                 f"the node did not answer: {self._transport.describe(failure)}", cid=cid, source=self.source

@@ -84,6 +84,12 @@ class Refusal:
         """Whether another attempt may do, by what the status says."""
         return self.status in _COMES_LATER or (self.status >= 500 and self.status not in _NEVER_COMES)
 
+    @property
+    def in_words(self) -> str:
+        """What was expected, what came, and what to do."""
+        hint = "; does it want a token, or another one?" if self.status in (401, 403) else ""
+        return f"expected 200, came {self}{hint}"
+
     def later(self, message: str) -> Later:
         """What is raised where another attempt may do."""
         return Later(message, retry_after_s=self.retry_after_s, is_too_many=self.status == HTTPStatus.TOO_MANY_REQUESTS)
@@ -103,8 +109,7 @@ def later_or_broken(refusal: Refusal, request: Request, source: str) -> Exceptio
     """What an HTTP status says by itself: that another attempt may do, or that none will."""
     if refusal.comes_later:
         return refusal.later(str(refusal))
-    hint = "; does it want a token, or another one?" if refusal.status in (401, 403) else ""
-    return TransportError(f"expected 200, came {refusal}{hint}", cid=request.cid, source=source)
+    return TransportError(refusal.in_words, cid=request.cid, source=source)
 
 
 class Transport:
