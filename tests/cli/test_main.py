@@ -197,7 +197,8 @@ def test_what_is_pushed_to_a_store_is_kept_there_though_nothing_links_to_it(
     LocalBlockstore(tmp_path / "from").put_many([(other, store.get(other)) for other in store.cids()])
     status, out, err = run("push", cid, tmp_path / "from", tmp_path / "to")
     assert (status, err) == (0, "")
-    assert f"pinned with {len(files)} that it names without a link" in out
+    assert f"which links to the {len(files)} blocks that it names without a link" in out
+    assert len(LocalBlockstore(tmp_path / "to").pins()) == 2
     assert LocalBlockstore(tmp_path / "to").gc(grace_s=-60).removed_blocks == 0
     assert run("verify", cid, "-s", tmp_path / "to")[0] == 0
 

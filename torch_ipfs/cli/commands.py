@@ -14,6 +14,7 @@ from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
 from torch_ipfs.cli.walk import Found, Pinning, Walk
+from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.write_out import Out, open_sink
@@ -22,6 +23,9 @@ from torch_ipfs.manifest.tree import Manifest, resolve_root
 
 MOST_NAMED = 100
 """Bad blocks that are named one by one."""
+
+LINKS_A_LIST = 10_000
+"""Links in a block that is pinned in their stead: a pin for each of many blocks would take minutes."""
 
 _SAID_FIRST = ("name", "description", "version", "created_at")
 
@@ -88,7 +92,7 @@ def push(chosen: Namespace) -> int:
             pins.add(found)
             sink.put(found.cid, found.block or b"")
         sink.commit(manifest.root)
-    pinned = _pin(target, pins.cids)
+    pinned = _pin(target, pins)
     where = target if isinstance(target, str) else getattr(target, "source", "the target")
     print(f"{manifest.root} is in {where}{pinned}: {counted}")
     return 0
@@ -107,8 +111,8 @@ def _target(name: str) -> Out:
     return getattr(store, "store", store)
 
 
-def _pin(target: Out, cids: list[CID]) -> str:
-    """Pin ``cids``, the root first, where the target can; what to say of it."""
+def _pin(target: Out, pins: Pinning) -> str:
+    """Pin the dataset where the target can; what to say of it."""
     if isinstance(target, str | os.PathLike):
         target = home_expanded(target)
         if not target.is_dir():
@@ -116,9 +120,17 @@ def _pin(target: Out, cids: list[CID]) -> str:
         target = LocalBlockstore(target)
     if not isinstance(target, PinningBlockstore):
         return ""
-    for cid in cids:
-        target.pin(cid)
-    return f", pinned with {of_count(len(cids) - 1)} that it names without a link" if len(cids) > 1 else ", pinned"
+    target.pin(pins.root)
+    lists = []
+    for start in range(0, len(pins.unlinked), LINKS_A_LIST):
+        block = dag_cbor.encode(pins.unlinked[start : start + LINKS_A_LIST])
+        lists.append(CID.of(block, "dag-cbor"))
+        target.put(lists[-1], block)
+        target.pin(lists[-1])
+    if not lists:
+        return ", pinned"
+    named = of_count(len(pins.unlinked))
+    return f", pinned with {', '.join(map(str, lists))}, which links to the {named} blocks that it names without a link"
 
 
 class _Counted:

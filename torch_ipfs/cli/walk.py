@@ -203,17 +203,19 @@ class Pinning:
 
     A recursive pin of the root follows links alone: not CIDs that are written as text, nor those in packed shards.
 
-    :ivar cids: the root, then the others that need a pin of their own.
+    :ivar root: pinned recursively it keeps the rest.
+    :ivar unlinked: blocks that this does not reach, each with what that links to.
     """
 
     def __init__(self, root: CID) -> None:
-        self.cids = [root]
+        self.root = root
+        self.unlinked: list[CID] = []
         self._kept = {root.multihash}
 
     def add(self, found: Found) -> None:
         """Take note of a block, after those that link to it."""
         if found.cid.multihash not in self._kept:
-            self.cids.append(found.cid)
+            self.unlinked.append(found.cid)
             self._kept.add(found.cid.multihash)
         if found.cid.codec in _LINKING and found.block is not None:
             self._kept.update(link.multihash for link in links(codec.decode(found.cid, found.block)))
