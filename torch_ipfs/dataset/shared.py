@@ -32,33 +32,37 @@ class SharedWords:
         """:param process: whose they are, where that is another one, which has them in shared memory."""
         self.tensor = words
         self.process = os.getpid() if process is None else process
-        if process is None:
-            _UNSHARED.add(weakref.ref(self, _UNSHARED.discard))
+        _KNOWN.add(weakref.ref(self, _KNOWN.discard))
 
     @property
     def array(self) -> Int64s:
         """The words where they are now. Not to be held: they may move."""
         if self.process != os.getpid() and get_worker_info() is None:
-            self.__init__(self.tensor.clone())  # type: ignore[misc]
+            self.tensor, self.process = self.tensor.clone(), os.getpid()
         return self.tensor.numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedWords, (self.tensor.clone(),)
 
 
-_UNSHARED: set[weakref.ref[SharedWords]] = set()
+_KNOWN: set[weakref.ref[SharedWords]] = set()
 
 
 def _share_all() -> None:
-    unshared = {ref: words for ref in tuple(_UNSHARED) if (words := ref()) is not None}
+    unshared = []
+    for ref in tuple(_KNOWN):
+        words = ref()
+        if words is not None:
+            _ = words.array  # those of the process that this one was forked from become its own
+            if not words.tensor.is_shared():  # type: ignore[no-untyped-call]
+                unshared.append(words)
     if unshared:
-        together = torch.cat([words.tensor.reshape(-1) for words in unshared.values()])
+        together = torch.cat([words.tensor.reshape(-1) for words in unshared])
         together.share_memory_()  # type: ignore[no-untyped-call]
         start = 0
-        for words in unshared.values():
+        for words in unshared:
             words.tensor = together[start : start + words.tensor.numel()].view(words.tensor.shape)
             start += words.tensor.numel()
-        _UNSHARED.difference_update(unshared)
 
 
 def _for_new_process(words: SharedWords) -> tuple[Any, ...]:
