@@ -244,6 +244,13 @@ def test_what_is_asked_of_a_node_is_logged_without_secrets(status: int, caplog: 
         node.close()
 
 
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it, also those that a traceback does not show: tools that report errors may."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _last_of(asked: Asked) -> str:
     """What follows the scheme of an authorization."""
     return asked.headers.get("authorization", "none").split()[-1]
@@ -279,7 +286,8 @@ def test_secrets_are_never_told(fault: Callable, kind: str, caplog: pytest.LogCa
         }[kind]()
         with pytest.raises(TorchIPFSError) as caught:
             store.get(CID_0)
-        told = f"{caught.getrepr(chain=True)} {caught.value!r} {store!r} {store.source} {caplog.text}"
+        errors = list(_with_causes(caught.value))
+        told = f"{caught.getrepr(chain=True)} {errors!r} {store!r} {store.source} {caplog.text}"
         assert TOKEN.lower() not in told.lower()
         assert "dXNlc" not in told  # the start of base64("user:...")
         assert TOKEN in str(server.asked[0]) or "dXNlc" in str(server.asked[0])

@@ -244,8 +244,13 @@ class Transport:
         """One attempt: the answer, whose status is 200 and whose body is as it was sent, not compressed."""
         import aiohttp
 
+        answered = await self._answered(session, request)
+        if isinstance(
+            answered, Exception
+        ):  # raised here, where aiohttp's, which may hold the headers, is not its context
+            raise answered
         try:
-            async with await self._follow(session, request) as response:
+            async with answered as response:
                 if response.status != 200:
                     raise self._judge(await self._refusal(response), request, self.endpoint.source)
                 encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -256,6 +261,15 @@ class Transport:
                 yield response
         except (aiohttp.ClientError, OSError) as failure:
             raise self._told(failure, request) from None
+
+    async def _answered(self, session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse | Exception:
+        """The answer at the end of the redirects, or what is to be raised because there is none."""
+        import aiohttp
+
+        try:
+            return await self._follow(session, request)
+        except (aiohttp.ClientError, OSError) as failure:
+            return self._told(failure, request)
 
     async def bounded(self, response: aiohttp.ClientResponse, request: Request, limit_bytes: int) -> bytes:
         """The body, read no further than just past the limit. A declared length is only ever a reason to stop sooner."""
@@ -339,7 +353,7 @@ class Transport:
         return Refusal(response.status, text, retry_after_s(response.headers.get("Retry-After")))
 
     def _told(self, failure: Exception, request: Request) -> Exception:
-        """A failure of aiohttp's as one of ours. aiohttp's may hold the request with its headers: it is not kept."""
+        """A failure of aiohttp's as one of ours."""
         import aiohttp
 
         if isinstance(failure, aiohttp.ClientHttpProxyError):  # its own words hold the proxy's password
