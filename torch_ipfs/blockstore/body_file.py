@@ -8,7 +8,8 @@ import math
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from torch_ipfs.blockstore.transport import Request, Transport
+from torch_ipfs.blockstore.http_messages import Request
+from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.errors import TransportError
 
 if TYPE_CHECKING:

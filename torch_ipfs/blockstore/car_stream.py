@@ -14,8 +14,9 @@ from typing import Literal
 from torch_ipfs import codec
 from torch_ipfs.blockstore.base import Block, identity_block, verify
 from torch_ipfs.blockstore.body_file import BodyFile
+from torch_ipfs.blockstore.http_messages import Request
 from torch_ipfs.blockstore.pins import links
-from torch_ipfs.blockstore.transport import Request, Transport
+from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import DAG_CBOR, RAW, CID
 from torch_ipfs.errors import CodecError, TransportError

@@ -14,8 +14,9 @@ from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.car_stream import DagScope, linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import gateway_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
+from torch_ipfs.blockstore.http_messages import Refusal, Request, later_or_broken
 from torch_ipfs.blockstore.remote import RemoteBlockstore
-from torch_ipfs.blockstore.transport import Refusal, Request, Transport, later_or_broken
+from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, BlockRefused, TorchIPFSError, TransportError

@@ -21,10 +21,11 @@ from torch_ipfs.blockstore.body_file import BodyFile
 from torch_ipfs.blockstore.car_stream import linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
+from torch_ipfs.blockstore.http_messages import Refusal, Request
 from torch_ipfs.blockstore.kubo_answer import judge, told
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
 from torch_ipfs.blockstore.remote import RemoteBlockstore
-from torch_ipfs.blockstore.transport import Refusal, Request, Transport
+from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from torch_ipfs.blockstore.http_messages import Refusal, Request, later_or_broken
 from torch_ipfs.blockstore.retry import Later
-from torch_ipfs.blockstore.transport import Refusal, Request, later_or_broken
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, OptionError, TransportError
 

@@ -19,9 +19,10 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, verify
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.directories import absolute
+from torch_ipfs.blockstore.http_messages import Request
 from torch_ipfs.blockstore.kubo_answer import values
 from torch_ipfs.blockstore.retry import Later
-from torch_ipfs.blockstore.transport import Request, Transport
+from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TransportError

@@ -1,7 +1,7 @@
 """Requests to one HTTP service: bounded in time and bytes, retried, redirected with care, told apart when they fail.
 
-What is not 200 is judged by the store (:data:`Judge`): missing, refused, later or broken. What may come later is a
-:class:`~torch_ipfs.blockstore.retry.Later` and is asked for again. Not a byte of an answer is trusted here.
+What is not 200 is judged by the store (:data:`~torch_ipfs.blockstore.http_messages.Judge`): missing, refused, later or broken.
+What may come later is a :class:`~torch_ipfs.blockstore.retry.Later` and is asked for again. Not a byte of an answer is trusted.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import asyncio
 import errno
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from torch_ipfs.blockstore.base import Block, identity_block, verify
 from torch_ipfs.blockstore.endpoint import Endpoint
 from torch_ipfs.blockstore.environment_proxy import environment_proxy
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
+from torch_ipfs.blockstore.http_messages import Judge, Refusal, Request
 from torch_ipfs.blockstore.loop_thread import LoopThread, LoopThreads
 from torch_ipfs.blockstore.retry import Later, Retry, retry_after_s
 from torch_ipfs.errors import BlockTooLarge, HashMismatch, OptionError, TransportError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_COMES_LATER = frozenset((408, 425, 429))
-_NEVER_COMES = frozenset((501, 505))
 _EXCERPT_BYTES = 4096
 _EXPLAINED = (400, 500)
 """Statuses that do not say by themselves what a node's RPC has refused."""
@@ -49,67 +47,6 @@ _SHA2_256_PREFIX = b"\x12\x20"
 NOBODY_LISTENS = "nobody listens there: is the node (ipfs daemon) or gateway running, and is this its address?"
 """What to do where a connection is refused."""
 _NO_PROXY = "nobody listens there: is that the proxy that HTTP_PROXY or HTTPS_PROXY should name, and does it run?"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request; its parts are not secret.
-
-    :param path: below the endpoint's own.
-    :param cid: the block or DAG that it is about, for errors.
-    :param body: makes what is sent, in pieces, for each attempt anew.
-    """
-
-    method: str
-    path: str
-    query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cid: CID | None = None
-    body: Callable[[], AsyncIterator[bytes]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer other than 200.
-
-    :param text: how its body starts, without secrets; whatever the server likes.
-    """
-
-    status: int
-    text: str
-    retry_after_s: float | None
-
-    @property
-    def comes_later(self) -> bool:
-        """Whether another attempt may do, by what the status says."""
-        return self.status in _COMES_LATER or (self.status >= 500 and self.status not in _NEVER_COMES)
-
-    @property
-    def in_words(self) -> str:
-        """What was expected, what came, and what to do."""
-        hint = "; does it want a token, or another one?" if self.status in (401, 403) else ""
-        return f"expected 200, came {self}{hint}"
-
-    def later(self, message: str) -> Later:
-        """What is raised where another attempt may do."""
-        return Later(message, retry_after_s=self.retry_after_s, is_too_many=self.status == HTTPStatus.TOO_MANY_REQUESTS)
-
-    def __str__(self) -> str:
-        try:
-            return f"HTTP {self.status} {HTTPStatus(self.status).phrase}"
-        except ValueError:
-            return f"HTTP {self.status}"
-
-
-Judge = Callable[[Refusal, Request, str], Exception]
-"""From an answer other than 200, what was asked and the name of the source to what is raised for it."""
-
-
-def later_or_broken(refusal: Refusal, request: Request, source: str) -> Exception:
-    """What an HTTP status says by itself: that another attempt may do, or that none will."""
-    if refusal.comes_later:
-        return refusal.later(str(refusal))
-    return TransportError(refusal.in_words, cid=request.cid, source=source)
 
 
 class Transport:
