@@ -318,3 +318,33 @@ def test_a_loaded_start_is_kept_where_a_pass_cannot_begin(written: Write) -> Non
     store.down = False
     assert dataset.state_dict()["position"] == 5
     assert indices(dataset) == list(range(5, N))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_node_that_cannot_be_had_is_all_of_its_samples(lost: int, shuffle: bool) -> None:
+    """Samples of other nodes are read, in the order that they have anyhow; and all once it is back."""
+    full, store = MemoryBlockstore(), MemoryBlockstore()
+    root = torch_ipfs.write_dataset([{"x": i} for i in range(600)], full, layout="embedded", shard_bytes=1024)
+    entries = dag_cbor.decode(full.get(root))["shards"]
+    entry, first = entries[lost], sum(entry["count"] for entry in entries[:lost])
+    store.put_many((cid, bytes(full.get(cid))) for cid in full.cids() if cid != entry["cid"])
+
+    def read(store: MemoryBlockstore, on_error: Any = "skip") -> list[int]:
+        return [int(sample["x"]) for sample in IPFSIterableDataset(root, store, shuffle=shuffle, on_error=on_error)]
+
+    gone = range(first, first + entry["count"])
+    everything = read(full)
+    with pytest.warns(UserWarning, match=f"{entry['count']} samples could not be read"):
+        assert read(store) == [x for x in everything if x not in gone]
+    with pytest.warns(UserWarning, match="could not be read"):
+        assert set(read(store, "substitute")) == set(range(600)) - set(gone)
+    dataset = IPFSIterableDataset(root, store, shuffle=shuffle, on_error="skip")
+    with pytest.warns(UserWarning, match="could not be read"):
+        assert len(list(dataset)) == 600 - entry["count"]
+    mapped = torch_ipfs.IPFSMapDataset(root, store)
+    with pytest.raises(torch_ipfs.BlockNotFound, match=str(entry["cid"])):
+        mapped[gone[0]]
+    store.put(entry["cid"], bytes(full.get(entry["cid"])))
+    assert [int(sample["x"]) for sample in dataset] == everything
+    assert int(mapped[gone[0]]["x"]) == gone[0]

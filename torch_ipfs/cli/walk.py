@@ -141,7 +141,7 @@ class Walk:
                 yield _Wanted(leaf.cid, leaf)
                 continue
             try:
-                child = node.child(i)
+                child = node.read_child(i)
             except BROKEN as error:
                 self._not_of_blocks.append(error)
                 continue

@@ -151,9 +151,15 @@ class BatchStream:
         return True
 
     def _look_by_row(self, planned: _Planned, slot: int, leaf: Leaf) -> None:
-        rows, values = planned.rows, self._reader.values(leaf)
-        for place in np.flatnonzero(rows.slots == slot).tolist():
-            planned.by_row[place] = slot
+        rows = planned.rows
+        places = np.flatnonzero(rows.slots == slot).tolist()
+        planned.by_row.update(dict.fromkeys(places, slot))
+        try:
+            values = self._reader.values(leaf)
+        except BROKEN as error:  # the node was let go of, and cannot be had again
+            planned.values.update(dict.fromkeys(places, error))
+            return
+        for place in places:
             value = values[int(rows.rows[place])]
             if leaf.format == "data":
                 planned.values[place] = value

@@ -54,6 +54,11 @@ def _bare(leaf: Leaf | ByRow) -> Leaf:
     return leaf.leaf if isinstance(leaf, ByRow) else leaf
 
 
+def _key(leaf: Leaf) -> int:
+    """What tells a leaf from others. A broken node may turn out to be many leaves, the first of which begins where it does."""
+    return leaf.first if leaf.error is None else ~leaf.first
+
+
 @dataclass(slots=True)
 class Rows:
     """Samples that were read: where each lies in the table, or why it could not be had.
@@ -112,7 +117,10 @@ class Reader:
     @property
     def is_linked(self) -> bool:
         """Whether the dataset's first samples are blocks of their own."""
-        leaf = first_leaf(self.manifest)
+        try:
+            leaf = first_leaf(self.manifest)
+        except BROKEN:
+            return False
         return leaf is not None and leaf.format == "samples"
 
     @property
@@ -130,17 +138,18 @@ class Reader:
             return Rows(samples, *known)
         if len(self._leaves) > self._most_leaves:
             self._forget_leaves()
-        leaves, member, rows = self.manifest.locate(samples)
+        leaves, member, rows = self.manifest.locate_or_broken(samples)
         slots = np.array([self._slot(leaf) for leaf in leaves], dtype=np.int64)
         return Rows(samples, slots[member] if len(leaves) else member, rows)
 
     def _slot(self, leaf: Leaf) -> int:
-        slot = self.table.slot(leaf.first)
+        slot = self.table.slot(_key(leaf))
         if slot not in self._leaves:
             # Not its samples: what the manifest keeps of them is bounded.
             bare = replace(leaf, values=None)
             self._leaves[slot] = ByRow(bare) if leaf.format == "samples" else bare
-            self._known.add(leaf, slot)
+            if leaf.error is None:
+                self._known.add(leaf, slot)
         return slot
 
     def _forget_leaves(self) -> None:
@@ -148,10 +157,11 @@ class Reader:
         kept = self._broken.keys() | self.table.kept()
         kept.update(*(stream.planned_slots() for stream in self.batch_streams))
         for slot in self._leaves.keys() - kept:
-            self.table.forget(_bare(self._leaves.pop(slot)).first)
+            self.table.forget(_key(_bare(self._leaves.pop(slot))))
         self._known = KnownLeaves()
         for slot, leaf in self._leaves.items():
-            self._known.add(_bare(leaf), slot)
+            if _bare(leaf).error is None:
+                self._known.add(_bare(leaf), slot)
         self._most_leaves = max(_KEPT_LEAVES, 2 * len(self._leaves))
 
     def locate_open(self, samples: Int64s) -> Rows | None:
@@ -167,11 +177,11 @@ class Reader:
         return self._leaves[slot]
 
     def error_of(self, slot: int) -> TorchIPFSError | None:
-        return self._broken.get(slot)
+        return self._broken.get(slot) or _bare(self._leaves[slot]).error
 
     def is_missing(self, slot: int) -> bool:
         """Whether the shard of ``slot`` is neither open nor known to be broken nor read row by row."""
-        return not self.table.open[slot] and slot not in self._broken and isinstance(self._leaves[slot], Leaf)
+        return not self.table.open[slot] and self.error_of(slot) is None and isinstance(self._leaves[slot], Leaf)
 
     def accept(self, slot: int, block: Block | TorchIPFSError) -> None:
         """Open the shard of ``slot`` from its block; note it as broken where it is that.
@@ -237,5 +247,6 @@ class Reader:
     def forget_broken(self) -> None:
         """Try again, from now on, what could not be had: a new epoch may find it."""
         self._broken.clear()
+        self.manifest.forget_broken()
         if self._fetched is not None:
             self._fetched.clear()

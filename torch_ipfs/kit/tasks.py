@@ -120,7 +120,7 @@ def _named_by_text(manifest: Manifest, store: Blockstore) -> Iterator[CID]:
         children = [node.cid(i) for i in range(len(node.counts))]
         linked = set(links(codec.decode(cid, store.get(cid)))) if cid.codec in (DAG_CBOR, DAG_JSON) else set()
         yield from (child for child in children if child not in linked)
-        nodes += [(children[i], node.child(i)) for i in range(len(children)) if node.inner[i]]
+        nodes += [(children[i], node.read_child(i)) for i in range(len(children)) if node.inner[i]]
 
 
 def _parsed(texts: list[str], cid: CID) -> list[CID]:

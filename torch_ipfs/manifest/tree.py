@@ -24,14 +24,14 @@ from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.codec import dag_json, decode
 from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
-from torch_ipfs.errors import CodecError, ManifestError, OptionError
+from torch_ipfs.errors import BlockError, CodecError, ManifestError, OptionError, TorchIPFSError
 from torch_ipfs.manifest import alike_samples, shard_list
 from torch_ipfs.manifest.alike_samples import AlikeSamples
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES, ShardList
 
 Int64s = npt.NDArray[np.int64]
-Format = Literal["arrow", "data", "samples"]
+Format = Literal["arrow", "data", "samples", "broken"]
 
 MAX_DEPTH = 16
 """Levels of nodes, the root included."""
@@ -43,6 +43,8 @@ _KNOWN_LEAVES = 4096
 """Packed shards of which it is known where they lie without a look at the nodes: more than those a shuffle has open."""
 
 _CONTENTS = ("samples", "data", "shards")
+_BROKEN = (BlockError, CodecError, ManifestError)
+_SIBLINGS_TRIED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Leaf:
 
     :param first: index in the dataset of its first sample.
     :param values: the samples of ``data``, the links (CID, or text of one) of ``samples``; ``None`` for a packed shard.
+    :param error: of a node that could not be had, which is taken for a leaf of format ``broken``.
     """
 
     cid: CID
@@ -58,6 +61,7 @@ class Leaf:
     count: int
     format: Format
     values: Sequence[Any] | None = None
+    error: TorchIPFSError | None = None
 
 
 class Node:
@@ -92,9 +96,13 @@ class Node:
     def cid(self, i: int) -> CID:
         return self._shards.cid(i)
 
-    def child(self, i: int) -> Node:
+    def read_child(self, i: int) -> Node:
         """Child ``i``, which is a node; read where it is not kept."""
         return self._manifest.node(self.cid(i), self.depth + 1, *self._span(i))
+
+    def child(self, i: int) -> Node:
+        """Child ``i``, which is a node. One that is missing or broken is a leaf with its error: others may be read."""
+        return self._manifest.node_or_broken(self.cid(i), self.depth + 1, *self._span(i))
 
     def leaf_of(self, i: int) -> Leaf:
         """Child ``i``, which is a packed shard."""
@@ -127,6 +135,7 @@ class _Known:
         return self.firsts.searchsorted(samples, side="right") - 1
 
     def and_these(self, found: list[Leaf]) -> _Known:
+        """None of ``found`` is broken: it may be found whole later on, as leaves of other lengths."""
         firsts = np.array([leaf.first for leaf in found], dtype=np.int64)
         ends = firsts + np.array([leaf.count for leaf in found], dtype=np.int64)
         self.leaves.update((leaf.first, leaf) for leaf in found if leaf.values is None)
@@ -174,6 +183,7 @@ class Manifest:
         self._kept: OrderedDict[tuple[int, int], Node] = OrderedDict()
         self._kept_bytes = 0
         self._known = _Known.none()
+        self._broken: dict[tuple[int, int], TorchIPFSError] = {}
         self._fields, self._root_node = self._read(root, 0, 0)
         self.num_samples = self._root_node.num_samples
         schema = self._fields.get("schema")
@@ -210,10 +220,35 @@ class Manifest:
             filled = np.flatnonzero(node.counts)
             if len(filled) == 0:
                 return node.num_samples, 1
-            child = None if not node.inner[filled[0]] else node.child(int(filled[0]))
+            child = self._first_inner(node, filled) if node.inner[filled[0]] else None
             if child is None or child.is_leaf:
                 return node.num_samples, len(filled)
             node = child
+
+    def _first_inner(self, node: Node, filled: Int64s) -> Node:
+        """The first child, or, where that is missing or broken, a later one that tells as much: a leaf."""
+        for i in filled[:_SIBLINGS_TRIED].tolist():
+            child = node.child(i)
+            if child.leaf is None and i == filled[0]:
+                return child
+            if child.leaf is not None and child.leaf.error is None:
+                return child
+        return node.read_child(int(filled[0]))
+
+    def node_or_broken(self, cid: CID, depth: int, first: int, count: int) -> Node:
+        """As :meth:`node`. One that is missing or broken is a leaf, and stays so until :meth:`forget_broken`."""
+        key = (depth, first)
+        error = self._broken.get(key)
+        if error is None:
+            try:
+                return self.node(cid, depth, first, count)
+            except _BROKEN as found:
+                error = self._broken[key] = found.with_traceback(None)
+        return Node(self, depth, first, Leaf(cid, first, count, "broken", error=error), None)
+
+    def forget_broken(self) -> None:
+        """Look again, from now on, for nodes that were missing or broken."""
+        self._broken.clear()
 
     def node(self, cid: CID, depth: int, first: int, count: int) -> Node:
         """The node ``cid`` at ``depth``, which its parent says holds ``count`` samples from index ``first`` on."""
@@ -238,14 +273,27 @@ class Manifest:
 
         :param samples: sample indices in [0, N), shape (n,).
         :returns: leaves; indices into them, shape (n,); rows, shape (n,).
+        :raises ManifestError, BlockError: a node on the way is broken or missing.
         """
+        found = self.locate_or_broken(samples)
+        for leaf in found[0]:
+            if leaf.error is not None:
+                self.forget_broken()
+                raise leaf.error
+        return found
+
+    def locate_or_broken(self, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+        """As :meth:`locate`, with a leaf of format ``broken`` for each node that could not be had."""
         if is_run(samples):
             return self._locate_run(samples)
         known = self._known
         at = known.locate(samples)
         missing = samples[samples >= known.ends[at]]
         if len(missing):
-            known = known.and_these(self._find(missing))
+            found = self._find(missing)
+            if any(leaf.error for leaf in found):
+                return self._locate_among(self._find(samples), samples)
+            known = known.and_these(found)
             at = known.locate(samples)
         members, member = _distinct(at, len(known.firsts))
         if len(missing):
@@ -255,6 +303,11 @@ class Manifest:
         if len(leaves) < len(firsts):
             leaves = [known.leaves.get(first) or self._leaf_at(first) for first in firsts]
         return leaves, member, samples - known.firsts[at]
+
+    def _locate_among(self, leaves: list[Leaf], samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+        firsts = np.array([leaf.first for leaf in leaves], dtype=np.int64)
+        member = firsts.searchsorted(samples, side="right") - 1
+        return leaves, member, samples - firsts[member]
 
     def _locate_run(self, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
         """As :meth:`locate`, of samples that follow each other: a tenth of the work where leaves hold many."""
