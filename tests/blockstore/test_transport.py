@@ -3,9 +3,12 @@ from __future__ import annotations
 import gzip
 import itertools
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
@@ -244,3 +247,34 @@ def test_a_block_whose_hash_cannot_be_checked_is_not_asked_for():
             with pytest.raises(CodecError):
                 store.get(CID.from_multihash("raw", multihash))
         assert server.asked == []
+
+
+FEW_FILES = """
+import os, resource, sys
+from tests.network.gateways import block, options
+from torch_ipfs.blockstore.gateway import GatewayBlockstore
+from torch_ipfs.errors import TransportError
+
+open_files = max(map(int, os.listdir("/dev/fd")))
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+blocks = [block(number) for number in range(100)]
+store = GatewayBlockstore(sys.argv[1], **options(timeout_s=20.0))
+import asyncio
+resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 1, most))
+try:
+    store.get(blocks[0][0])
+except TransportError as error:
+    assert "Too many open files" in str(error), error
+resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 12, most))
+assert list(store.get_many(cid for cid, _ in blocks)) == [data for _, data in blocks]
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no way to tell which files are open")
+def test_a_process_that_may_open_few_files_reads_all_the_same():
+    """In a new process, which has imported nothing for its first retry yet."""
+    with serving(holding(dict(block(number) for number in range(100)))) as server:
+        ran = subprocess.run(
+            [sys.executable, "-c", FEW_FILES, server.url], capture_output=True, text=True, check=False, timeout=60
+        )
+    assert ran.returncode == 0, ran.stderr

@@ -265,6 +265,7 @@ class FetchThread(Generic[R]):
             results = self._store.get_many(_Feed(self._next), return_exceptions=True)
             got_nowhere = not self._take_all(results) and not self._ran_dry
         except OSError as error:
+            failure = TransportError(f"the store failed: {error}", source=source_of(self._store))
             failure.__cause__ = error
             got_nowhere = True
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told, in its own thread

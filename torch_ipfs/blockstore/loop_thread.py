@@ -43,7 +43,10 @@ class LoopThread(Generic[S]):
             self._thread.start()
         except RuntimeError as error:
             raise TransportError(f"no thread can be started for connections: {error}") from None
-        opened.result()
+        try:
+            opened.result()
+        except OSError as error:  # no more files may be open
+            raise TransportError(f"no connections can be made: {error.strerror or error}") from None
 
     @property
     def usable(self) -> bool:
@@ -98,9 +101,11 @@ class LoopThread(Generic[S]):
             self._thread.join()
 
     def _serve(self, opened: Future[None]) -> None:
+        main = self._main(opened)
         try:
-            asyncio.run(self._main(opened))
+            asyncio.run(main)
         except BaseException as failure:
+            main.close()  # it has not begun where there is no loop
             if opened.done():
                 raise
             opened.set_exception(failure)

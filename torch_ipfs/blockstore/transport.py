@@ -326,6 +326,8 @@ def _session(
 ) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
     import ssl
 
+    import tenacity  # noqa: F401 - for the first retry, before which connections may have taken all files there are
+
     from torch_ipfs.blockstore.connector import session
 
     try:
