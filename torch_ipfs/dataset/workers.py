@@ -127,14 +127,15 @@ def _end(iterator: object) -> None:
     if not isinstance(iterator, _MultiProcessingDataLoaderIter):
         return
     workers = iterator._workers  # noqa: SLF001 - torch has no public way to end them
+    # torch watches its workers, by the iterator's address, and takes one that ends before its time for a failure, wherever the
+    # parent is then.
+    if iterator._worker_pids_set:  # noqa: SLF001
+        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]  # noqa: SLF001
+        iterator._worker_pids_set = False  # noqa: SLF001
     if not _are_ours(workers):
         # This process was forked from theirs, which goes on with them.
         iterator._shutdown = True  # noqa: SLF001
         return
-    # torch watches its workers and takes one that ends before its time for a failure, wherever the parent is then.
-    if iterator._worker_pids_set:  # noqa: SLF001
-        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]  # noqa: SLF001
-        iterator._worker_pids_set = False  # noqa: SLF001
     for worker in workers:
         worker.kill()  # where they are told to end they do no more than this either, unless they are stopped
     # A worker that ended while it looked at this event holds its lock for ever, and torch would wait for that.
