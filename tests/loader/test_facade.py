@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -199,6 +201,18 @@ class TestArguments:
     def test_what_cannot_work_is_a_value_error(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             IPFSDataLoader(MemoryBlockstore(), **options)
+
+    def test_whole_numbers_are_of_any_type(self) -> None:
+        two: Any = np.int64(2)
+        loader = loader_of(
+            *embedded(N), batch_size=two, prefetch=two, seed=two, num_workers=two, rank=two, world_size=4
+        )
+        loader.set_epoch(two)
+        same = loader_of(*embedded(N), batch_size=2, seed=2, rank=2, world_size=4)
+        same.set_epoch(2)
+        assert labels(loader) == labels(same)
+        assert json.loads(json.dumps(loader.state_dict())) == same.state_dict()
+        loader.close()
 
     def test_without_a_dataset(self) -> None:
         loader = IPFSDataLoader(MemoryBlockstore())

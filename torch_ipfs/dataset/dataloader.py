@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 import warnings
 import weakref
@@ -19,6 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.dataset.opening import whole_number
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.workers import begin_workers, can_go_on, end_workers
 from torch_ipfs.errors import OptionError
@@ -276,11 +276,8 @@ def make_dataloader(
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
-    try:
-        number_of_workers = operator.index(num_workers)
-    except TypeError:
-        number_of_workers = -1
-    if number_of_workers < 0:
+    number_of_workers = whole_number(num_workers)
+    if number_of_workers is None or number_of_workers < 0:
         raise OptionError(f"num_workers must be a whole number of at least 0, but is {num_workers!r}")
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
-from torch_ipfs.dataset.opening import Opening, check_function, checked_columns
+from torch_ipfs.dataset.opening import Opening, check_function, checked_columns, whole_number
 from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
 from torch_ipfs.dataset.reader import Reader
@@ -86,7 +86,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
         super().__init__()
         if on_error not in ON_ERROR:
             raise OptionError(f"on_error must be one of {', '.join(ON_ERROR)}, but is {on_error!r}")
-        if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
+        number = whole_number(seed)
+        if number is None or not -(2**63) <= number < 2**63:
             raise OptionError(f"seed must be an integer of 64 bits, but is {seed!r}")
         if not isinstance(shuffle, bool | ShuffleOptions):
             raise OptionError(f"shuffle must be True, False or ShuffleOptions, but is {shuffle!r}")
@@ -97,7 +98,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         self._opening = Opening(root, source, checked_columns(columns))
         self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.drop_last, self.pad = drop_last, pad
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed = shuffle, number
         self.transform, self.batch_transform = transform, batch_transform
         self.on_error: OnError = on_error
         self._ranks: Ranks | None = checked_ranks(rank, world_size)
@@ -357,17 +358,19 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
 
 def checked_epoch(epoch: int) -> int:
-    """``epoch``.
+    """``epoch`` as an int.
 
     :raises OptionError: it is no whole number of at least 0.
     """
-    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
+    number = whole_number(epoch)
+    if number is None or not 0 <= number < 2**63:
         raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
-    return epoch
+    return number
 
 
 def checked_batch_size(batch_size: int) -> int:
     """:raises OptionError: there are no batches of that size."""
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+    number = whole_number(batch_size)
+    if number is None or number < 1:
         raise OptionError(f"batch_size must be None or a whole number of at least 1, but is {batch_size!r}")
-    return batch_size
+    return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,14 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     if names is None or not all(isinstance(name, str) for name in names):
         raise OptionError(f"columns must be a list of field names, but is {columns!r}")
     return names
+
+
+def whole_number(given: Any) -> int | None:
+    """``given`` as an int, where it is a whole number, of numpy's and torch's types too; a bool is none."""
+    try:
+        return None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        return None
 
 
 def check_function(name: str, given: object, of: str) -> None:

@@ -7,6 +7,7 @@ import os
 import torch.distributed
 from torch.utils.data import get_worker_info
 
+from torch_ipfs.dataset.opening import whole_number
 from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.topology import Topology
 
@@ -23,10 +24,11 @@ def checked_ranks(rank: int | None, world_size: int | None) -> Ranks | None:
         return None
     if rank is None or world_size is None:
         raise OptionError("give both rank and world_size, or neither and have them found")
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (rank, world_size)):
+    rank_number, size_number = whole_number(rank), whole_number(world_size)
+    if rank_number is None or size_number is None:
         raise OptionError(f"rank and world_size must be whole numbers, but are {rank!r} and {world_size!r}")
-    Topology(rank, world_size)
-    return rank, world_size
+    Topology(rank_number, size_number)
+    return rank_number, size_number
 
 
 def found_ranks() -> Ranks:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.dataset.dataloader import Received
-from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.dataset.iterable import IPFSIterableDataset, checked_epoch
 from torch_ipfs.errors import OptionError
 
 State = Mapping[str, Any]
@@ -56,8 +56,7 @@ class Epochs:
 
         :raises OptionError: it is no epoch.
         """
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
-            raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
+        epoch = checked_epoch(epoch)
         with self._lock:
             if epoch != self._next:
                 self._resumed = None

@@ -17,7 +17,7 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.epoch import OnError
 from torch_ipfs.dataset.iterable import IPFSIterableDataset, checked_batch_size
-from torch_ipfs.dataset.opening import check_function
+from torch_ipfs.dataset.opening import check_function, whole_number
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore
@@ -29,6 +29,13 @@ from torch_ipfs.loader.samples import lightened, pack
 from torch_ipfs.manifest.schema import Schema
 
 Sample = Any
+
+
+def _checked(name: str, given: int) -> int:
+    number = whole_number(given)
+    if number is None or number < 0:
+        raise OptionError(f"{name} must be a whole number of at least 0, but is {given!r}")
+    return number
 
 
 @dataclass(slots=True)
@@ -84,9 +91,8 @@ class IPFSDataLoader:
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        for name, number in (("prefetch", prefetch), ("num_workers", 0 if num_workers is None else num_workers)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-                raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r}")
+        prefetch = _checked("prefetch", prefetch)
+        num_workers = None if num_workers is None else _checked("num_workers", num_workers)
         if batch_size is None:
             raise OptionError("batch_size must be a whole number of at least 1, but is None")
         check_function("transform", transform, "a sample")
