@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -107,6 +108,13 @@ def test_a_module_of_that_name_may_be_somebody_else_s(monkeypatch: pytest.Monkey
 def test_a_column_by_itself_has_no_name(column: Any) -> None:
     with pytest.raises(OptionError, match="if it is one column"):
         write_dataset(column, MemoryBlockstore())
+
+
+def test_nothing_and_times_of_pandas_in_rows_say_what_to_do() -> None:
+    for value, advice in ((pd.NA, "make it None"), (pd.NaT, "make it None"), (pd.Timestamp("2020"), "timestamp()")):
+        with pytest.raises(SampleError, match=re.escape(advice)):
+            write_dataset([{"a": value}], MemoryBlockstore())
+    assert read(pd.DataFrame({"a": pd.Series(["x", np.float64("nan")], dtype=object)}))[1][1]["a"] is None
 
 
 def test_periods_are_refused_as_other_times_are() -> None:

@@ -146,7 +146,7 @@ def _present_or_none(values: list[Any]) -> list[Any]:
 
 
 def _is_missing(value: Any, pandas: Any, *, floats: bool) -> bool:
-    return value is pandas.NA or value is pandas.NaT or (type(value) is float and not floats and isnan(value))
+    return value is pandas.NA or value is pandas.NaT or (isinstance(value, float) and not floats and isnan(value))
 
 
 def _arrow_column(series: Any) -> InputColumn:

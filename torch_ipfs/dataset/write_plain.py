@@ -119,13 +119,15 @@ _ADVICE = {
     "builtins.set": "make it a sorted list",
     "builtins.frozenset": "make it a sorted list",
     "builtins.range": "make it a list",
+    "pandas.api.typing.NAType": "make it None",
+    "pandas.api.typing.NaTType": "make it None",
 }
 
 
 def _advice(kind: type) -> str:
     if issubclass(kind, PurePath):  # whose module has another name in each version of Python
         return "make it text, or read the file"
-    return _ADVICE.get(_name(kind), _ANY_ADVICE)
+    return next((_ADVICE[name] for name in map(_name, kind.__mro__) if name in _ADVICE), _ANY_ADVICE)
 
 
 def _name(kind: type) -> str:
