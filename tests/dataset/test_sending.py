@@ -31,6 +31,8 @@ def tensors() -> dict[str, torch.Tensor]:
         "conjugate": torch.complex(numbers.float(), -numbers.float()).conj(),
         "scalar": torch.tensor(7),
         "no elements": torch.empty((0, 5), dtype=torch.int16),
+        "no elements, no stride": torch.zeros(3, 1).expand(3, 0),
+        "one element, no stride": torch.tensor(5.0).expand(1),
         "transposed": numbers.reshape(4, 6).T,
         "every second": numbers[::2],
         "part": numbers[3:5],

@@ -30,7 +30,10 @@ def _reduced(tensor: torch.Tensor) -> tuple[Callable[..., torch.Tensor], tuple[A
     is_small = is_plain and tensor.nbytes <= BY_VALUE_BYTES and not tensor.is_quantized
     if not is_small or tensor.is_shared():  # type: ignore[no-untyped-call]
         return reduce_tensor(tensor)  # type: ignore[no-any-return, no-untyped-call]
-    content = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # of none or one element, which are contiguous whatever their stride is
+        flat = flat.as_strided(flat.shape, (1,))
+    content = flat.view(torch.uint8).numpy().tobytes()
     return _received, (content, tensor.dtype, tensor.shape)
 
 
