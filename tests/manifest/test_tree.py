@@ -13,8 +13,9 @@ from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec import encode
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, CodecError, ManifestError, OptionError
+from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES
-from torch_ipfs.manifest.tree import MAX_DEPTH, Manifest, resolve_root
+from torch_ipfs.manifest.tree import MAX_DEPTH, Manifest
 
 
 def put(store: MemoryBlockstore, value: Any, codec: str = "dag-cbor") -> CID:

@@ -19,7 +19,8 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import TorchIPFSError
-from torch_ipfs.manifest.tree import Manifest, resolve_root
+from torch_ipfs.manifest.naming import resolve_root
+from torch_ipfs.manifest.tree import Manifest
 
 MOST_NAMED = 100
 """Bad blocks that are named one by one."""

@@ -15,8 +15,9 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.errors import OptionError
+from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.schema import Schema
-from torch_ipfs.manifest.tree import Manifest, resolve_root
+from torch_ipfs.manifest.tree import Manifest
 
 _PASSWORD = re.compile(r"//[^/@]*@")
 

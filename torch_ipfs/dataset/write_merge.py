@@ -12,8 +12,9 @@ from torch_ipfs.dataset.write import HashFunction, check_hash_function, root_ext
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.build import ManifestBuilder
+from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.schema import Schema
-from torch_ipfs.manifest.tree import Manifest, resolve_root
+from torch_ipfs.manifest.tree import Manifest
 
 
 def merge_datasets(

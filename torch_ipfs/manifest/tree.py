@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs import unixfs
-from torch_ipfs.blockstore.base import Block, Blockstore
-from torch_ipfs.codec import dag_json, decode
-from torch_ipfs.codec import json as plain_json
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.codec import decode
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
-from torch_ipfs.errors import BlockError, CodecError, ManifestError, OptionError, TorchIPFSError
+from torch_ipfs.errors import BlockError, CodecError, ManifestError, TorchIPFSError
 from torch_ipfs.manifest import alike_samples, shard_list
 from torch_ipfs.manifest.alike_samples import AlikeSamples
+from torch_ipfs.manifest.naming import as_cid, decode_json, is_json_link, kind, listed, names_block
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES, ShardList
 
@@ -348,12 +348,12 @@ class Manifest:
             raise self._error(f"the manifest's nodes lie in each other more than {MAX_DEPTH} deep", cid)
         value = self._decode(cid)
         if isinstance(value, list):
-            value = {"samples" if value and all(map(_names_block, value)) else "data": value}
+            value = {"samples" if value and all(map(names_block, value)) else "data": value}
         if not isinstance(value, dict):
-            raise self._error(f"expected a dataset as a map or a list, found {_kind(value)}", cid)
+            raise self._error(f"expected a dataset as a map or a list, found {kind(value)}", cid)
         present = [key for key in _CONTENTS if key in value]
         if len(present) != 1:
-            found = " and ".join(present) or f"none, but {_listed(value)}"
+            found = " and ".join(present) or f"none, but {listed(value)}"
             raise self._error(f"expected exactly one of samples, data and shards, found {found}", cid)
         content = value.pop(present[0])
         if isinstance(content, ShardList):
@@ -361,7 +361,7 @@ class Manifest:
         if isinstance(content, AlikeSamples):
             return value, Node(self, depth, first, Leaf(cid, first, len(content), "data", content), None)
         if not isinstance(content, list):
-            raise self._error(f"expected {present[0]} as a list, found {_kind(content)}", cid)
+            raise self._error(f"expected {present[0]} as a list, found {kind(content)}", cid)
         if present[0] == "shards":
             return value, Node(self, depth, first, None, ShardList.of(self._checked_entries(content, cid)))
         if present[0] == "samples":
@@ -374,7 +374,7 @@ class Manifest:
             raise self._error(f"codec {cid.codec_name} holds no dataset: expected dag-cbor, dag-json or json", cid)
         try:
             if cid.codec in (RAW, DAG_PB):
-                return _decode_json(unixfs.read(self._store, cid, max_bytes=MAX_NODE_BYTES))
+                return decode_json(unixfs.read(self._store, cid, max_bytes=MAX_NODE_BYTES))
             block = self._store.get(cid)
             if cid.codec == DAG_CBOR:
                 data = bytes(block)
@@ -388,7 +388,7 @@ class Manifest:
         checked, total = [], 0
         for i, entry in enumerate(entries):
             if not isinstance(entry, dict):
-                raise self._error(f"shards[{i}] is {_kind(entry)}, expected a map with cid, count and format", cid)
+                raise self._error(f"shards[{i}] is {kind(entry)}, expected a map with cid, count and format", cid)
             count, form = entry.get("count"), entry.get("format", "manifest")
             if type(count) is not int or count < 0:
                 raise self._error(
@@ -412,41 +412,14 @@ class Manifest:
         """``links`` as CIDs and texts. A text that is no CID is found out where its sample is read: one bad sample, not all."""
         if set(map(type, links)) <= {CID, str}:
             return links
-        links = [link["/"] if _is_json_link(link) else link for link in links]
+        links = [link["/"] if is_json_link(link) else link for link in links]
         for i, link in enumerate(links):
             if not isinstance(link, CID | str):
-                raise self._error(f"samples[{i}] is {_kind(link)}, expected a CID; embedded samples go under data", cid)
+                raise self._error(f"samples[{i}] is {kind(link)}, expected a CID; embedded samples go under data", cid)
         return links
 
     def _error(self, message: str, cid: CID) -> ManifestError:
         return ManifestError(message, cid=cid, source=getattr(self._store, "source", None))
-
-
-def resolve_root(store: Blockstore, root: CID | str) -> CID:
-    """The CID that ``root`` names: a CID, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
-
-    :raises CodecError: it names none.
-    :raises BlockNotFound: a part of its path is not there.
-    """
-    if isinstance(root, CID):
-        return root
-    if not isinstance(root, str):
-        raise OptionError(f"root is a CID, its text, /ipfs/CID/path or ipfs://CID/path, not {type(root).__name__}")
-    return unixfs.resolve(store, root)
-
-
-def as_cid(value: Any) -> CID:
-    """The CID that a manifest names as a link, as text, or as DAG-JSON's map for a link in plain JSON.
-
-    :raises CodecError: it names none.
-    """
-    if isinstance(value, CID):
-        return value
-    if _is_json_link(value):
-        value = value["/"]
-    if not isinstance(value, str):
-        raise CodecError(f"expected a CID, found {_kind(value)}")
-    return CID.parse(value)
 
 
 def _distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
@@ -454,33 +427,3 @@ def _distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
     present = np.zeros(bound, dtype=np.bool_)
     present[values] = True
     return np.flatnonzero(present), (np.cumsum(present) - 1)[values]
-
-
-def _decode_json(data: Block) -> Any:
-    """DAG-JSON where it is that, else plain JSON: a file does not say which."""
-    try:
-        return dag_json.decode(data)
-    except CodecError:
-        return plain_json.decode(data)
-
-
-def _names_block(value: Any) -> bool:
-    try:
-        as_cid(value)
-    except CodecError:
-        return False
-    return True
-
-
-def _is_json_link(value: Any) -> bool:
-    return isinstance(value, dict) and list(value) == ["/"] and isinstance(value["/"], str)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a map", list: "a list", str: "text", type(None): "null", CID: "a link"}
-    return names.get(type(value), type(value).__name__)
-
-
-def _listed(value: Mapping[str, Any]) -> str:
-    names = sorted(map(repr, value))
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "an empty map"
