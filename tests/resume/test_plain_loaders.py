@@ -17,7 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tests.resume.conftest import Write
 from tests.resume.world import indices, plain
-from torch_ipfs import IPFSIterableDataset, ShuffleOptions
+from torch_ipfs import IPFSIterableDataset, ShuffleOptions, make_dataloader
 from torch_ipfs.testing import assert_resumes_exactly
 
 N = 23
@@ -194,6 +194,15 @@ class TestDataLoader:
         alone = make(shuffle=other)
         alone.set_epoch(1)
         assert indices(loader) == indices(alone)
+
+    def test_a_state_counts_once_for_workers_and_parent_together(self, make: Make) -> None:
+        whole = indices(make())
+        dataset = make()
+        readers = [plain(dataset, 2, persistent_workers=True), dataset, make_dataloader(dataset, num_workers=1)]
+        for reader in readers:
+            dataset.load_state_dict(dataset.state_at(0, 8))
+            assert indices(reader) == whole[8:]
+            assert [indices(other) for other in readers] == [whole] * 3
 
     def test_ranks_forked_from_one_process_resume_with_workers_of_their_own(self, make: Make) -> None:
         """What one rank tells its workers, those of another, which have the same dataset, do not take for theirs."""

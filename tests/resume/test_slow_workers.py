@@ -78,6 +78,21 @@ def test_a_state_that_is_loaded_counts_for_the_next_pass(written: Write, make_lo
     assert indices(loader) == of_the_state
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_first_pass_that_was_looked_into_uses_up_no_state(written: Write, persistent: bool) -> None:
+    """Its second worker begins it after the state was loaded."""
+    whole = indices(make(written))
+    dataset = make(written)
+    loader = plain(dataset, 2, persistent_workers=persistent)
+    dataset.load_state_dict(dataset.state_at(0, 4))
+    first, rest = begun_by_one(loader, dataset.let)
+    dataset.load_state_dict(dataset.state_at(0, 8))
+    dataset.let.set()
+    assert indices([first]) + indices(rest) == whole[4:]
+    assert indices(loader) == whole[8:]
+    assert indices(loader) == whole
+
+
 def test_a_pass_beside_one_that_is_not_over_is_of_its_own_epoch(written: Write) -> None:
     """Workers of its own read it; those that live go on with what they were told."""
     orders = [indices(make(written, epoch)) for epoch in range(4)]

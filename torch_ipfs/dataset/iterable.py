@@ -327,7 +327,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
         return other
 
     def next_pass(self) -> tuple[int, Partition]:
-        """Epoch and steps of the pass that begins next."""
+        """Epoch and steps of the pass that begins now."""
+        self._standing.settle_start()
         return self.epoch, self._partition(self._topology.world_size, self._standing.start)
 
     def tell_workers(self, *, alive: bool) -> None:

@@ -132,15 +132,21 @@ class SharedControl:
             self._words[_LANES : _WINDOW_ROWS + 1] = astuple(cursor.shuffle)
         self._words[_RESUMES] += 1
         self._words[_BEGUN_BY] = _NOBODY
+        self._resumes = int(self._words[_RESUMES])
 
     @property
     def unfollowed(self) -> bool:
         """Whether workers have begun a pass, of what was published last, whose progress the parent does not know."""
         return bool(self._words[_UNFOLLOWED])
 
+    @property
+    def begun(self) -> bool:
+        """Whether workers have begun a pass at the start that was loaded last."""
+        return bool(self._words[_BEGUN_BY] != _NOBODY)
+
     def follow(self) -> None:
-        """The parent knows the progress of the pass that begins now."""
-        self._words[_UNFOLLOWED] = 0
+        """The parent knows the progress of the pass that begins now, which uses up the start."""
+        self._words[_START] = self._words[_UNFOLLOWED] = 0
 
     def begin_in_worker(self, own: Told, *, worker: int, pass_id: int, own_start: bool) -> Told:
         """What the pass is of that this worker begins; the parent does not count what it receives of it.
@@ -150,13 +156,15 @@ class SharedControl:
         """
         words = self._words[:_AGREED].tolist()
         number, self._passes = self._passes, self._passes + 1
-        resumed, self._resumes = words[_RESUMES] != self._resumes, words[_RESUMES]
         self._words[_UNFOLLOWED] = 1
         if own_start:
             return own
         if number == 0:
             self._words[_AGREED] = _NOBODY
             return own if own.start and self._is_first_there(worker, pass_id, words) else replace(own, start=0)
+        resumed, self._resumes = words[_RESUMES] != self._resumes, words[_RESUMES]
+        if resumed:
+            self._words[_BEGUN_BY] = pass_id
         told = Told.from_words([words[_EPOCH], words[_START] if resumed else 0, *words[_LANES : _WINDOW_ROWS + 1]])
         return self._agree(pass_id, number, told)
 
@@ -171,12 +179,17 @@ class SharedControl:
         return told
 
     def _is_first_there(self, worker: int, pass_id: int, words: list[int]) -> bool:
-        """Whether no earlier pass has begun at the start that was loaded last; notes that this one does."""
+        """Whether no earlier pass has begun at the start that was loaded when this worker was started; notes that this one
+        does. What was loaded since is for others to begin at.
+        """
         noted = self._words[_NOTED + worker :][:1]
-        if words[_BEGUN_BY] not in (_NOBODY, pass_id) or (words[_RESUMES] and (noted == words[_RESUMES]).any()):
+        if self._resumes and (noted >= self._resumes).any():
             return False
-        self._words[_BEGUN_BY] = pass_id
-        noted.fill(words[_RESUMES])
+        if self._resumes == words[_RESUMES]:
+            if words[_BEGUN_BY] not in (_NOBODY, pass_id):
+                return False
+            self._words[_BEGUN_BY] = pass_id
+        noted.fill(self._resumes)
         return True
 
 

@@ -79,8 +79,14 @@ class Standing:
             )
         if told is not None:
             self.epoch, self.start, self.shuffle = told.epoch, told.start, told.shuffle or self.shuffle
+        self.settle_start()
         start, self.start = self.start, 0
         return self.epoch, start
+
+    def settle_start(self) -> None:
+        """A pass is to begin. A start that workers have begun at, without anybody here counting, is used up."""
+        if get_worker_info() is None and self.control.begun:
+            self.start = 0
 
     def follow(self, latest: Position) -> None:
         """A pass has begun that this process knows how far it has come: as it is read here, or received from workers."""
