@@ -50,7 +50,7 @@ _KNOWN: set[weakref.ref[SharedWords]] = set()
 
 def _share_all() -> None:
     unshared = []
-    for ref in tuple(_KNOWN):
+    for ref in _KNOWN.copy():  # no iterator: the collector may run meanwhile, or a thread make another
         words = ref()
         if words is not None:
             _ = words.array  # those of the process that this one was forked from become its own
