@@ -10,7 +10,6 @@ Names are imported when they are used, so that importing the package costs littl
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +92,21 @@ __all__ = sorted(_HOME)  # noqa: PLE0605 - a list of names, which ruff cannot se
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("torch-ipfs")
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 30 ms
+
+    try:
+        return version("torch-ipfs")
+    except PackageNotFoundError as error:
+        raise AttributeError(f"torch_ipfs was not installed, but found: {error}") from None
 
 
 def __dir__() -> list[str]:

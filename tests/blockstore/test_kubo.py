@@ -248,6 +248,22 @@ def test_nobody_waits_for_a_pipe_that_says_no_more(impatient: KuboBlockstore):
             os.close(writer)
 
 
+def test_nor_for_one_that_is_named_by_a_path(impatient: KuboBlockstore, tmp_path: Path):
+    path = tmp_path / "pipe.car"
+    os.mkfifo(path)
+    with path.open("r+b", buffering=0) as writer:  # for both, so that opening it does not wait
+        writer.write(as_car(*dag())[:1000])
+        importing = threading.Thread(target=lambda: failed(lambda: impatient.import_car(path)))
+        importing.start()
+        importing.join(DEADLINE_S)
+        assert not importing.is_alive()
+
+
+def failed(call: Callable[[], object]) -> None:
+    with pytest.raises(TransportError, match="no more of the CAR"):
+        call()
+
+
 def test_put_many_stops_at_a_bad_block_and_keeps_those_before(store: KuboBlockstore):
     good = [block(i) for i in range(10)]
     with pytest.raises(HashMismatch):

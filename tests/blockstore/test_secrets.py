@@ -229,6 +229,16 @@ def test_hosts_without_proxy_and_proxies_of_another_kind(proxies: pytest.MonkeyP
         store.close()
 
 
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_a_host_without_proxy_may_be_named_with_the_port_that_its_url_leaves_out(
+    scheme: str, port: int, proxies: pytest.MonkeyPatch
+):
+    proxies.setenv(f"{scheme}_proxy", "http://proxy.invalid")
+    proxies.setenv("no_proxy", f"node.invalid:{port}")
+    assert environment_proxy(scheme, "node.invalid", None) is None
+    assert environment_proxy(scheme, "node.invalid", 5001) is not None
+
+
 @pytest.mark.parametrize("status", [200, 500])
 def test_what_is_asked_of_a_node_is_logged_without_secrets(status: int, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)

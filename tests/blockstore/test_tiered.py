@@ -225,15 +225,23 @@ def test_the_log_says_who_served_what(two: tuple[StagedStore, StagedStore], capl
     ]
 
 
+@pytest.mark.parametrize("started", [0, 1])
 @pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
 def test_that_no_thread_can_be_started_is_an_error_and_passes(
-    many: bool, two: tuple[StagedStore, StagedStore], monkeypatch: pytest.MonkeyPatch
+    many: bool, started: int, two: tuple[StagedStore, StagedStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    """For the first source, or for the one that is asked after it."""
+    left, start = [None] * started, threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
 
     store = TieredBlockstore(two)
     read = (lambda: got(store, CIDS)) if many else (lambda: [store.get(CIDS[0])])
+    two[0].failure = down() if started else None
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(TransportError, match="no thread can be started"):

@@ -232,7 +232,7 @@ def test_workers_of_a_pass_that_failed_are_not_kept(car: Written, tmp_path: Path
     with closing(make_dataloader(shuffled(car, batch_transform=interrupted_once), num_workers=2)) as loader:
         with pytest.raises((RuntimeError, OSError)):
             list(loader)
-        assert set(multiprocessing.active_children()) == others
+        assert set(multiprocessing.active_children()) <= others
         state = loader.state_dict()  # the other worker's batch may have been received
         loader.load_state_dict(state)
         assert indices(loader) == indices(shuffled(car))[state["position"] :]

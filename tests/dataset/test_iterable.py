@@ -443,7 +443,7 @@ def _open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_datasets_hold_no_descriptors_and_all_of_them_one_where_workers_are_started() -> None:
+def test_datasets_hold_no_descriptors_of_their_own() -> None:
     root = torch_ipfs.write_dataset([{"index": 0}], torch_ipfs.MemoryBlockstore())
     before = _open_descriptors()
     datasets = [torch_ipfs.IPFSIterableDataset(root, torch_ipfs.MemoryBlockstore()) for _ in range(50)]

@@ -345,6 +345,9 @@ def test_a_node_that_cannot_be_had_is_all_of_its_samples(lost: int, shuffle: boo
     mapped = torch_ipfs.IPFSMapDataset(root, store)
     with pytest.raises(torch_ipfs.BlockNotFound, match=str(entry["cid"])):
         mapped[gone[0]]
+    with pytest.raises(torch_ipfs.BlockNotFound) as again:
+        mapped[gone[0]]
+    assert len(again.value.__notes__) == 1
     store.put(entry["cid"], bytes(full.get(entry["cid"])))
     assert [int(sample["x"]) for sample in dataset] == everything
     assert int(mapped[gone[0]]["x"]) == gone[0]

@@ -109,6 +109,29 @@ class TestForms:
                 assert rows.tolist() == [int(row) for (_, _, (row,)) in singly]
                 assert [leaf.first for leaf in leaves] == sorted({leaf.first for ((leaf,), _, _) in singly})
 
+    @pytest.mark.parametrize("known", [[], [7, 2], [3, 11]])
+    def test_samples_beside_a_node_that_is_missing(self, known: list[int], store: MemoryBlockstore) -> None:
+        """Also where some of its leaves were found before it went missing."""
+        nodes = [
+            put(store, {"shards": [entry(SHARD, 2, "arrow"), entry(SHARD, count, "arrow")]}) for count in (1, 2, 3)
+        ]
+        root = put(store, {"shards": [entry(node, 2 + count) for node, count in zip(nodes, (1, 2, 3), strict=True)]})
+        partial = MemoryBlockstore()
+        manifest = Manifest(store, root)
+        if known:
+            manifest.locate(np.array(known))
+        partial.put_many((cid, bytes(store.get(cid))) for cid in store.cids() if cid != nodes[1])
+        manifest._store = partial
+        manifest._kept.clear()
+        samples = np.array([11, 3, 0, 6, 4, 2, 8, 5, 1, 10, 7, 9])
+        leaves, member, rows = manifest.locate_or_broken(samples)
+        for sample, leaf, row in zip(
+            samples.tolist(), (leaves[i] for i in member.tolist()), rows.tolist(), strict=True
+        ):
+            assert leaf.first + row == sample
+            assert row < leaf.count
+            assert (leaf.error is None) == (not 3 <= sample < 7 or leaf.count < 4)
+
     @pytest.mark.parametrize("key", ["samples", "data", "shards"])
     def test_empty(self, store: MemoryBlockstore, key: str) -> None:
         manifest = manifest_of(store, {key: []})

@@ -50,7 +50,7 @@ class CallThreads:
             if not self._threads:
                 self._calls.get()
                 self._unfinished -= 1
-                raise TransportError(f"no thread can be started to fetch blocks: {error}") from None
+                raise TransportError(f"no thread can be started: {error}") from None
         else:
             self._threads += 1
 

@@ -22,6 +22,7 @@ def environment_proxy(scheme: str, host: str, port: int | None) -> str | None:
     :raises OptionError: it is of a kind that cannot be used.
     """
     proxy = getproxies().get(scheme)
+    port = port or (443 if scheme == "https" else 80)
     if proxy is None or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
         return None
     if "://" not in proxy:

@@ -55,7 +55,8 @@ def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float)
     with ExitStack() as stack:
         if isinstance(file, str | os.PathLike):
             with blaming(os.fspath(file)):
-                file = stack.enter_context(Path(absolute(file)).open("rb"))
+                # Without a buffer, whose lock a read of a pipe would hold: nobody is to wait for that.
+                file = stack.enter_context(Path(absolute(file)).open("rb", buffering=0))
         start = _Recorder(file)
         name = str(getattr(file, "name", type(file).__name__))
         with blaming(name):

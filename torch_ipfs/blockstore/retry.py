@@ -25,7 +25,7 @@ class Later(Exception):
     :param message: what came instead of an answer.
     :param retry_after_s: how long the server wants to be left alone.
     :param is_unreachable: whether no connection could be made.
-    :param is_too_many: whether the server has said that it is sent too many requests.
+    :param is_too_many: whether the server has said that it is sent too many requests, or there are no files for as many here.
     :ivar counts: whether it is one of the failures that the options allow so many of.
     """
 
@@ -87,9 +87,9 @@ class Retry:
     async def once(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of ``attempt``, made once.
 
-        :raises Later: it failed, or the host has asked to be left alone for a while.
+        :raises Later: it failed, or the host has asked to be left alone, or for fewer requests than there are.
         """
-        if self._hold_until > time.monotonic():
+        if self._hold_until > time.monotonic() or self._turns_here().are_waited_for:
             raise Later("the host has asked to be left alone")
         try:
             return await self._attempted(attempt)

@@ -89,7 +89,11 @@ class TierRouter:
             if left:
                 source = next((source for source in left if source.admit()), left[0])
                 request.asked_at[source.place] = time.monotonic()
-                self._send(source, request)
+                try:
+                    self._send(source, request)
+                except TransportError as error:  # there is no thread for it
+                    request.errors[source.place] = error
+                    self.ask(request)
             elif len(request.errors) == len(request.asked_at):
                 self.ahead.settle(request, failure_of(request, self._sources))
 

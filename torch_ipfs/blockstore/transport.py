@@ -182,10 +182,8 @@ class Transport:
         import aiohttp
 
         answered = await self._answered(session, request)
-        if isinstance(
-            answered, Exception
-        ):  # raised here, where aiohttp's, which may hold the headers, is not its context
-            raise answered
+        if isinstance(answered, Exception):
+            raise answered  # here, where aiohttp's, which may hold the headers, is not its context
         try:
             async with answered as response:
                 if response.status != 200:
@@ -296,6 +294,11 @@ class Transport:
         if isinstance(failure, aiohttp.ClientHttpProxyError):  # its own words hold the proxy's password
             return self._told_by_proxy(failure, request)
         text = self.describe(failure)
+        if getattr(failure, "errno", None) in (
+            errno.EMFILE,
+            errno.ENFILE,
+        ):  # ours, not the host's: fewer at once will do
+            return Later(text, is_too_many=True)
         never = (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientResponseError)
         unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
         if unknown_name or isinstance(failure, never):

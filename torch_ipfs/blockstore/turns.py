@@ -19,6 +19,11 @@ class Turns:
         self._under_way = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def are_waited_for(self) -> bool:
+        """Whether one more would have to wait."""
+        return self._under_way >= self._most or bool(self._waiting)
+
     def too_many(self) -> None:
         """The host has refused one for there being too many."""
         self._most = 1
@@ -29,7 +34,7 @@ class Turns:
 
     async def begin(self) -> None:
         """Wait for a turn; :meth:`end` has to follow."""
-        if self._under_way < self._most and not self._waiting:
+        if not self.are_waited_for:
             self._under_way += 1
             return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()

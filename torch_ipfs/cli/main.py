@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_source(sub)
     sub = command("verify", verify, "read and hash every block of a dataset, and check what its shards and samples say")
     _add_source(sub)
-    sub = command("push", push, "copy every block of a dataset, and pin its root where that is possible")
+    sub = command("push", push, "copy every block of a dataset, and pin it where that is possible")
     sub.add_argument("source", type=_source, metavar="FROM", help="a source, as --source of the other commands")
     sub.add_argument(
         "target", metavar="TO", help="a .car file to be written, the folder of a local store, or kubo://host:port"

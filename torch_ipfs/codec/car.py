@@ -9,8 +9,10 @@ Files are opened by the caller, for bytes; a pipe or an HTTP response will do.
 
 from __future__ import annotations
 
+import errno
+import io
 from collections.abc import Iterable, Sequence
-from typing import IO
+from typing import IO, cast
 
 from torch_ipfs.codec import car_header, multihash, varint
 from torch_ipfs.codec.car_reader import DEFAULT_LIMITS, Limits, iter_blocks, read_blocks, read_header, scan
@@ -106,9 +108,16 @@ class CarWriter:
             self._file.seek(end)
 
     def _write(self, data: bytes | memoryview) -> None:
-        """Write all of ``data``: a file without a buffer, such as a socket's, may take a part of it at a time."""
-        written = self._file.write(data)
+        """Write all of ``data``: a file without a buffer, such as a socket's, may take a part of it at a time.
+
+        :raises BlockingIOError: it takes none at present.
+        """
+        written: int | None = self._file.write(data)
+        if written is None and isinstance(self._file, cast(type, io.RawIOBase)):
+            written = 0
         if written is not None and written < memoryview(data).nbytes:  # files that are no io.IOBase may tell nothing
             rest = memoryview(data).cast("B")
             while rest := rest[written:]:
                 written = self._file.write(rest)
+                if not written:
+                    raise BlockingIOError(errno.EAGAIN, "the file, which does not wait, takes no more at present")

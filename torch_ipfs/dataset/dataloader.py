@@ -203,7 +203,8 @@ class Receiving:
 
     def __next__(self) -> Any:
         received = self.received
-        self._raise_if_aborted()
+        if self._error is not None:
+            raise self._error from None
         while True:
             try:
                 output = next(self._outputs)

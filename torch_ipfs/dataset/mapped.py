@@ -102,8 +102,7 @@ class IPFSMapDataset(Dataset[Any]):
         return Rows(batch, len(samples), reader.schema)
 
     def _read_through(self, reader: Reader, samples: Int64s) -> Batch:
-        """The batch of samples whose shards have to be opened first."""
-        reader.forget_broken()
+        """The batch of samples whose shards have to be opened first. What cannot be had is looked for again by the next."""
         stream = BatchStream.of(reader, samples)
         try:
             rows = next(stream)
@@ -114,6 +113,7 @@ class IPFSMapDataset(Dataset[Any]):
             return reader.batch(rows)
         finally:
             stream.close()
+            reader.forget_broken()
 
     def __repr__(self) -> str:
         return f"IPFSMapDataset({str(self.root)!r}, {self._opening.source_name!r})"

@@ -19,11 +19,7 @@ from torch_ipfs.blockstore.open import is_uncached
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
 from torch_ipfs.dataset.known_leaves import KnownLeaves
-from torch_ipfs.dataset.leaves import (
-    BROKEN,
-    first_leaf,
-    shard_of,
-)
+from torch_ipfs.dataset.leaves import BROKEN, shard_of
 from torch_ipfs.dataset.shards import SHARD_BUDGET_BYTES, ShardTable
 from torch_ipfs.dataset.shared import SAMPLES, SHARDS
 from torch_ipfs.dataset.streams import Streaming
@@ -117,11 +113,7 @@ class Reader:
     @property
     def is_linked(self) -> bool:
         """Whether the dataset's first samples are blocks of their own."""
-        try:
-            leaf = first_leaf(self.manifest)
-        except BROKEN:
-            return False
-        return leaf is not None and leaf.format == "samples"
+        return self.manifest.num_samples > 0 and self._leaf_of(0).format == "samples"
 
     @property
     def row_bytes(self) -> int:
@@ -144,7 +136,7 @@ class Reader:
 
     def _slot(self, leaf: Leaf) -> int:
         slot = self.table.slot(_key(leaf))
-        if slot not in self._leaves:
+        if slot not in self._leaves or leaf.error is not None:  # another error than before
             # Not its samples: what the manifest keeps of them is bounded.
             bare = replace(leaf, values=None)
             self._leaves[slot] = ByRow(bare) if leaf.format == "samples" else bare
@@ -171,7 +163,13 @@ class Reader:
 
     def values(self, leaf: Leaf) -> Sequence[Any]:
         """The embedded samples, or the links, of a leaf of these."""
-        return self.manifest.locate(np.array([leaf.first], dtype=np.int64))[0][0].values or ()
+        found = self._leaf_of(leaf.first)
+        if found.error is not None:
+            raise found.error.with_traceback(None)
+        return found.values or ()
+
+    def _leaf_of(self, sample: int) -> Leaf:
+        return self.manifest.locate_or_broken(np.array([sample], dtype=np.int64))[0][0]
 
     def leaf(self, slot: int) -> Leaf | ByRow:
         return self._leaves[slot]

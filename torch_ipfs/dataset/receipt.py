@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import link_of
+from torch_ipfs.dataset.opening import whole_number
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.plan.partition import Partition
@@ -43,9 +44,10 @@ def global_batch(manifest: Manifest, partition: Partition, order: Order, epoch: 
 
     :raises OptionError: there is no such step.
     """
-    steps = partition.num_steps(0)
-    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < steps:
-        raise OptionError(f"step must be a whole number in [0, {steps}), the steps of the epoch, but is {step!r}")
+    steps, given = partition.num_steps(0), step
+    step = -1 if (number := whole_number(given)) is None else number
+    if not 0 <= step < steps:
+        raise OptionError(f"step must be a whole number in [0, {steps}), the steps of the epoch, but is {given!r}")
     shares = [
         partition.positions(rank, step) if step < partition.num_steps(rank) else np.zeros(0, dtype=np.int64)
         for rank in range(partition.world_size)

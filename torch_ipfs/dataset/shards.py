@@ -112,20 +112,20 @@ class ShardTable:
         self.open = np.zeros(0, dtype=np.bool_)
         """Which slots have their shard. Shape (slots,)."""
 
-    def slot(self, first: int) -> int:
-        """The slot of the leaf whose first sample is ``first``."""
-        slot = self._slots.get(first)
+    def slot(self, key: int) -> int:
+        """The slot of the leaf that ``key`` tells from others."""
+        slot = self._slots.get(key)
         if slot is None:
-            slot = self._slots[first] = self._new_slot()
+            slot = self._slots[key] = self._new_slot()
         return slot
 
     def kept(self) -> set[int]:
         """The slots that are open or in use."""
         return {*np.flatnonzero(self.open).tolist(), *self._uses}
 
-    def forget(self, first: int) -> None:
-        """Free the slot, which is not kept, of the leaf whose first sample is ``first``."""
-        self._free.append(self._slots.pop(first))
+    def forget(self, key: int) -> None:
+        """Free the slot, which is not kept, of a leaf."""
+        self._free.append(self._slots.pop(key))
 
     def _new_slot(self) -> int:
         if self._free:

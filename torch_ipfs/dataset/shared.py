@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
+from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.cursor import Cursor
 from torch_ipfs.plan.shuffle import ShuffleOptions
 
@@ -36,9 +37,18 @@ class SharedWords:
 
     @property
     def array(self) -> Int64s:
-        """The words where they are now. Not to be held: they may move."""
-        if self.process != os.getpid() and get_worker_info() is None:
-            self.tensor, self.process = self.tensor.clone(), os.getpid()
+        """The words where they are now. Not to be held: they may move.
+
+        :raises OptionError: this is a worker, and there was no shared memory when it was started.
+        """
+        if self.process != os.getpid():
+            if get_worker_info() is None:
+                self.tensor, self.process = self.tensor.clone(), os.getpid()
+            elif not self.tensor.is_shared():  # type: ignore[no-untyped-call]
+                raise OptionError(
+                    "there was no shared memory when this worker was started, so that it would hear of no epoch and no state: "
+                    "is /dev/shm full, or are there too many open files?"
+                )
         return self.tensor.numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:

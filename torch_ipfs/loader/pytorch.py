@@ -11,6 +11,7 @@ import torch
 
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Receiving
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.epochs import Epochs
 from torch_ipfs.manifest.schema import Field, Schema
 
@@ -90,7 +91,11 @@ class EpochDataLoader(IPFSStatefulDataLoader):
             super().load_state_dict(state)
         receiving = super().__iter__()
         self._begun(receiving)
-        self._epochs.check_open()  # whoever closes them ends the passes that are known by then
+        try:
+            self._epochs.check_open()  # whoever closes them ends the passes and workers that are known by then
+        except OptionError:
+            self.close()
+            raise
         return receiving
 
     def begin_no_more(self) -> None:

@@ -289,25 +289,38 @@ class Manifest:
         known = self._known
         at = known.locate(samples)
         missing = samples[samples >= known.ends[at]]
+        broken: list[Leaf] = []
         if len(missing):
             found = self._find(missing)
-            if any(leaf.error for leaf in found):
-                return self._locate_among(self._find(samples), samples)
-            known = known.and_these(found)
+            broken = [leaf for leaf in found if leaf.error is not None]
+            known = known.and_these([leaf for leaf in found if leaf.error is None])
             at = known.locate(samples)
+            is_kept = len(known.firsts) <= _KNOWN_LEAVES
+            self._known = known if is_kept else known.only(_distinct(at, len(known.firsts))[0])
+        return self._locate_beside(broken, known, samples) if broken else self._locate_known(known, at, samples)
+
+    def _locate_known(self, known: _Known, at: Int64s, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+        """As :meth:`locate`, of samples in leaves that are known.
+
+        :param at: which of these, shape (n,).
+        """
         members, member = _distinct(at, len(known.firsts))
-        if len(missing):
-            self._known = known if len(known.firsts) <= _KNOWN_LEAVES else known.only(members)
         firsts = known.firsts[members].tolist()
         leaves = [leaf for leaf in map(known.leaves.get, firsts) if leaf]
         if len(leaves) < len(firsts):
             leaves = [known.leaves.get(first) or self._leaf_at(first) for first in firsts]
         return leaves, member, samples - known.firsts[at]
 
-    def _locate_among(self, leaves: list[Leaf], samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
-        firsts = np.array([leaf.first for leaf in leaves], dtype=np.int64)
+    def _locate_beside(self, broken: list[Leaf], known: _Known, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+        """As :meth:`locate`, of samples that are in ``broken``, leaves in their order, or else in leaves that are known."""
+        firsts = np.array([leaf.first for leaf in broken], dtype=np.int64)
+        ends = firsts + np.array([leaf.count for leaf in broken], dtype=np.int64)
         member = firsts.searchsorted(samples, side="right") - 1
-        return leaves, member, samples - firsts[member]
+        rows = samples - firsts[member]
+        whole = (member < 0) | (samples >= ends[member])
+        leaves, member[whole], rows[whole] = self._locate_known(known, known.locate(samples[whole]), samples[whole])
+        member[~whole] += len(leaves)
+        return leaves + broken, member, rows
 
     def _locate_run(self, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
         """As :meth:`locate`, of samples that follow each other: a tenth of the work where leaves hold many."""
