@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torch_ipfs.dataset.buffers import Buffers
 from torch_ipfs.manifest.schema import STORAGE, Field
 
 Int64s = npt.NDArray[np.int64]
@@ -27,6 +28,8 @@ _ADDRESS_SPACE_BYTES = 2**48
 _MAX_ADDRESSED_ROW_BYTES = 2**15 - 1
 """Above this numpy would hold the view for too big; a line of Python for each run of rows costs little then."""
 _NULL_PAGE_BYTES = 4096
+_LARGE_BATCH_BYTES = 2**18
+"""Batches that take as much are made in memory that is used again."""
 _LARGE_RUN_BYTES = 2**18
 """Runs that are as long on average are copied by numpy, which lets others have the GIL meanwhile."""
 _ROWS_WORTH_A_SLICE = 16
@@ -122,6 +125,7 @@ class Gather:
         self._dtype = storage.base
         self._shape = (*(size or 0 for size in field.shape), *storage.shape)
         self._row_bytes = field.row_bytes
+        self._buffers = Buffers()
         self._arrays: list[Any] = []
         self._contents: list[Any] = []
         self._lengths: list[int] = []
@@ -166,20 +170,22 @@ class Gather:
 
     def _copied(self, batches: list[list[Run]]) -> list[npt.NDArray[Any]]:
         """For each batch its runs, one after the other."""
-        arrays, lengths = self._arrays, self._lengths
+        arrays, lengths, small_rows = self._arrays, self._lengths, _LARGE_BATCH_BYTES // max(1, self._row_bytes)
         for runs in batches:
             for slot, row, end in runs:
                 if row < 0 or end > lengths[slot]:
                     raise _outside()
         # One run makes a batch most often, and where batches are small a call for each would cost as much as its copy.
         return [
-            arrays[runs[0][0]][runs[0][1] : runs[0][2]].copy() if len(runs) == 1 else self._joined(runs)
+            arrays[runs[0][0]][runs[0][1] : runs[0][2]].copy()
+            if len(runs) == 1 and runs[0][2] - runs[0][1] < small_rows
+            else self._joined(runs)
             for runs in batches
         ]
 
     def _joined(self, runs: list[Run]) -> npt.NDArray[Any]:
         num_rows, row_bytes, at = sum([end - row for _, row, end in runs]), self._row_bytes, 0
-        out = np.empty((num_rows, *self._shape), self._dtype)
+        out = self._empty(num_rows)
         if num_rows * row_bytes >= _LARGE_RUN_BYTES * len(runs):
             # Threads that hash wait for the GIL after each block.
             for slot, row, end in runs:
@@ -190,6 +196,12 @@ class Gather:
         for slot, row, end in runs:
             joined[at : (at := at + (end - row) * row_bytes)] = contents[slot][row * row_bytes : end * row_bytes]
         return out
+
+    def _empty(self, num_rows: int) -> npt.NDArray[Any]:
+        shape = (num_rows, *self._shape)
+        if num_rows * self._row_bytes < _LARGE_BATCH_BYTES:
+            return np.empty(shape, self._dtype)
+        return self._buffers.take(num_rows * self._row_bytes).view(self._dtype).reshape(shape)
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
