@@ -443,6 +443,25 @@ def _open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def _start_a_process() -> None:
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+
+
+def test_many_datasets_in_a_forked_process_whose_parent_has_used_torchs_threads() -> None:
+    root = torch_ipfs.write_dataset([{"index": 0}], torch_ipfs.MemoryBlockstore())
+    datasets = [torch_ipfs.IPFSIterableDataset(root, torch_ipfs.MemoryBlockstore()) for _ in range(100)]
+    assert (torch.ones(2**20) + 1).sum() == 2**21
+    process = multiprocessing.get_context("fork").Process(target=_start_a_process)
+    process.start()
+    process.join(60)
+    exit_code = process.exitcode
+    process.kill()
+    assert exit_code == 0
+    assert len(datasets) == 100
+
+
 def test_datasets_hold_no_descriptors_of_their_own() -> None:
     root = torch_ipfs.write_dataset([{"index": 0}], torch_ipfs.MemoryBlockstore())
     before = _open_descriptors()

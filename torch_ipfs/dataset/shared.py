@@ -67,11 +67,15 @@ def _share_all() -> None:
             if not words.tensor.is_shared():  # type: ignore[no-untyped-call]
                 unshared.append(words)
     if unshared:
-        together = torch.cat([words.tensor.reshape(-1) for words in unshared])
-        together.share_memory_()  # type: ignore[no-untyped-call]
+        size_bytes = sum(words.tensor.nbytes for words in unshared)
+        storage: Any = torch.UntypedStorage
+        together: torch.Tensor = torch.empty(0, dtype=torch.int64).set_(storage._new_shared(size_bytes))  # noqa: SLF001
         start = 0
         for words in unshared:
-            words.tensor = together[start : start + words.tensor.numel()].view(words.tensor.shape)
+            moved = together[start : start + words.tensor.numel()].view(words.tensor.shape)
+            # By numpy: torch copies much at once with threads, which a forked process waits for in vain.
+            moved.numpy()[...] = words.tensor.numpy()
+            words.tensor = moved
             start += words.tensor.numel()
 
 
