@@ -12,10 +12,9 @@ from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
 from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
+from torch_ipfs.blockstore.pins import put_links
 from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
 from torch_ipfs.cli.walk import Found, Pinning, Walk
-from torch_ipfs.codec import dag_cbor
-from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import TorchIPFSError
@@ -24,9 +23,6 @@ from torch_ipfs.manifest.tree import Manifest
 
 MOST_NAMED = 100
 """Bad blocks that are named one by one."""
-
-LINKS_A_LIST = 10_000
-"""Links in a block that is pinned in their stead: a pin for each of many blocks would take minutes."""
 
 _SAID_FIRST = ("name", "description", "version", "created_at")
 
@@ -123,11 +119,9 @@ def _pin(target: Out, pins: Pinning) -> str:
         return ""
     target.pin(pins.root)
     lists = []
-    for start in range(0, len(pins.unlinked), LINKS_A_LIST):
-        block = dag_cbor.encode(pins.unlinked[start : start + LINKS_A_LIST])
-        lists.append(CID.of(block, "dag-cbor"))
-        target.put(lists[-1], block)
-        target.pin(lists[-1])
+    for cid in put_links(target, pins.unlinked):
+        target.pin(cid)
+        lists.append(cid)
     if not lists:
         return ", pinned"
     named = of_count(len(pins.unlinked))

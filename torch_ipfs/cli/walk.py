@@ -36,11 +36,13 @@ class Found:
 
     :param block: its bytes, which hash to ``cid``; ``None`` where they could not be had.
     :param error: why not, or what is wrong with what they say.
+    :param links: what its codec links to.
     """
 
     cid: CID
     block: Block | None
     error: TorchIPFSError | None = None
+    links: tuple[CID, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +176,18 @@ class Walk:
         if isinstance(block, TorchIPFSError):
             return Found(wanted.cid, None, _as_broken(block)), []
         try:
-            below = self._links(wanted, block)
+            linked, below = self._links(wanted, block)
         except BROKEN as error:
             return Found(wanted.cid, block, error), []
         if below:
             self._followed.add(wanted.cid)
-        return Found(wanted.cid, block), below
+        return Found(wanted.cid, block, links=linked), below
 
-    def _links(self, wanted: _Wanted, block: Block) -> list[CID]:
+    def _links(self, wanted: _Wanted, block: Block) -> tuple[tuple[CID, ...], list[CID]]:
+        """What a block links to, and what of that, and of a shard's links, is to be looked at for it."""
         cid = wanted.cid
-        below: list[CID] = []
-        if cid.codec in _LINKING and not (wanted.of_manifest and cid.codec != DAG_PB):
-            below += links(codec.decode(cid, block))
+        linked = tuple(links(codec.decode(cid, block))) if cid.codec in _LINKING else ()
+        below = [] if wanted.of_manifest and cid.codec != DAG_PB else list(linked)
         # What a sample in a file says is not looked at: it may be large, and its blocks come one by one.
         if self._check_samples and wanted.sample is not None and cid.codec != DAG_PB:
             value = sample_value(cid, block, self._store)
@@ -195,7 +197,7 @@ class Walk:
             shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, self._names)
             if self._has_links:
                 below += _links_of_shard(shard)
-        return below
+        return linked, below
 
 
 class Pinning:
@@ -217,8 +219,7 @@ class Pinning:
         if found.cid.multihash not in self._kept:
             self.unlinked.append(found.cid)
             self._kept.add(found.cid.multihash)
-        if found.cid.codec in _LINKING and found.block is not None:
-            self._kept.update(link.multihash for link in links(codec.decode(found.cid, found.block)))
+        self._kept.update(link.multihash for link in found.links)
 
 
 def _as_broken(error: TorchIPFSError) -> TorchIPFSError:

@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
-from torch_ipfs.dataset.opening import whole_number
+from torch_ipfs.dataset.opening import checked_count
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.workers import begin_workers, can_go_on, end_workers
 from torch_ipfs.errors import OptionError
@@ -277,12 +277,10 @@ def make_dataloader(
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
-    number_of_workers = whole_number(num_workers)
-    if number_of_workers is None or number_of_workers < 0:
-        raise OptionError(f"num_workers must be a whole number of at least 0, but is {num_workers!r}")
+    num_workers = checked_count("num_workers", num_workers)
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:
         raise OptionError("collate_fn needs a batch_size: without one the loader yields samples")
     dataset = dataset.for_receiver(collate_fn, same_run=True)
-    return IPFSStatefulDataLoader(dataset, num_workers=number_of_workers, **options)
+    return IPFSStatefulDataLoader(dataset, num_workers=num_workers, **options)

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
-from torch_ipfs.dataset.opening import Opening, check_function, checked_columns, whole_number
+from torch_ipfs.dataset.opening import Opening, check_function, checked_columns, checked_count, whole_number
 from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
 from torch_ipfs.dataset.reader import Reader
@@ -363,10 +363,7 @@ def checked_epoch(epoch: int) -> int:
 
     :raises OptionError: it is no whole number of at least 0.
     """
-    number = whole_number(epoch)
-    if number is None or not 0 <= number < 2**63:
-        raise OptionError(f"epoch must be a whole number of at least 0, but is {epoch!r}")
-    return number
+    return checked_count("epoch", epoch, below=2**63)
 
 
 def checked_batch_size(batch_size: int) -> int:

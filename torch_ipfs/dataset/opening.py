@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import re
@@ -41,6 +42,14 @@ def whole_number(given: Any) -> int | None:
         return None if isinstance(given, bool) else operator.index(given)
     except TypeError:
         return None
+
+
+def checked_count(name: str, given: Any, *, below: float = math.inf) -> int:
+    """:raises OptionError: ``given`` is no whole number of at least 0, or not below a bound."""
+    number = whole_number(given)
+    if number is None or not 0 <= number < below:
+        raise OptionError(f"{name} must be a whole number of at least 0, but is {given!r}")
+    return number
 
 
 def check_function(name: str, given: object, of: str) -> None:

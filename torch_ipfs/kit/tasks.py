@@ -17,16 +17,13 @@ from typing import Any
 
 from torch_ipfs import codec
 from torch_ipfs.blockstore.base import Blockstore
-from torch_ipfs.blockstore.pins import links
+from torch_ipfs.blockstore.pins import links, put_links
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, CID
 from torch_ipfs.errors import CodecError, ManifestError, OptionError
 from torch_ipfs.kit.node import Node
 from torch_ipfs.manifest.tree import Manifest
 
 OPERATION = "training"
-
-_LINKS_A_BLOCK = 16_384
-"""Links of a block that does nothing but link: some 41 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +97,7 @@ def pins_of(node: Node, task: TrainingTask) -> list[CID]:
     """
     root = CID.parse(task.dataset_cid)
     named = list(_named_by_text(Manifest(node.store, root), node.store))
-    pins = [root]
-    for start in range(0, len(named), _LINKS_A_BLOCK):
-        block = codec.dag_cbor.encode(named[start : start + _LINKS_A_BLOCK])
-        pins.append(CID.of(block, codec="dag-cbor"))
-        node.home.put(pins[-1], block)
-    return pins
+    return [root, *put_links(node.home, named)]
 
 
 def _named_by_text(manifest: Manifest, store: Blockstore) -> Iterator[CID]:

@@ -17,7 +17,7 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.epoch import OnError
 from torch_ipfs.dataset.iterable import IPFSIterableDataset, checked_batch_size
-from torch_ipfs.dataset.opening import check_function, whole_number
+from torch_ipfs.dataset.opening import check_function, checked_count
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore
@@ -29,13 +29,6 @@ from torch_ipfs.loader.samples import lightened, pack
 from torch_ipfs.manifest.schema import Schema
 
 Sample = Any
-
-
-def _checked(name: str, given: int) -> int:
-    number = whole_number(given)
-    if number is None or number < 0:
-        raise OptionError(f"{name} must be a whole number of at least 0, but is {given!r}")
-    return number
 
 
 @dataclass(slots=True)
@@ -91,8 +84,8 @@ class IPFSDataLoader:
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        prefetch = _checked("prefetch", prefetch)
-        num_workers = None if num_workers is None else _checked("num_workers", num_workers)
+        prefetch = checked_count("prefetch", prefetch)
+        num_workers = None if num_workers is None else checked_count("num_workers", num_workers)
         if batch_size is None:
             raise OptionError("batch_size must be a whole number of at least 1, but is None")
         check_function("transform", transform, "a sample")
