@@ -133,4 +133,4 @@ def test_a_million_steps_cost_no_list() -> None:
     assert list(steps) == [1]
     assert positions.dtype == np.int64
     assert positions[:2].tolist() == [(8 + 3) * 256, (8 + 3) * 256 + 1]
-    assert [list(steps) for steps, _ in islice(runs, 3)] == [[5, 9], [13, 17, 21, 25], [29, 33, 37, 41]]
+    assert [list(steps) for steps, _ in islice(runs, 3)] == [[5, 9, 13, 17], [21, 25, 29, 33], [37, 41, 45, 49]]

@@ -51,13 +51,20 @@ class BatchStream:
 
     :param plan: sample indices of several batches end to end, with the lengths of the batches.
     :param sharing: with whom this process reads the dataset, where they read all of it.
+    :param joins_open: give batches whose shards are all open as one: nothing has to come for them.
     """
 
     def __init__(
-        self, reader: Reader, plan: Iterator[tuple[Int64s, Iterable[int]]], sharing: Sharing | None = None
+        self,
+        reader: Reader,
+        plan: Iterator[tuple[Int64s, Iterable[int]]],
+        sharing: Sharing | None = None,
+        *,
+        joins_open: bool = False,
     ) -> None:
         self._reader = reader
         self._sharing = sharing
+        self._joins_open = joins_open
         self._located: Rows | None = None
         self._batches: Iterator[Rows] = self._split(plan)
         self._current: _Planned | None = None
@@ -124,8 +131,9 @@ class BatchStream:
     def _split(self, plan: Iterator[tuple[Int64s, Iterable[int]]]) -> Iterator[Rows]:
         for samples, lengths in plan:
             located = self._located = self._reader.locate(samples)
+            joined = self._joins_open and self._reader.is_open(located)
             start = 0
-            for length in lengths:
+            for length in [len(samples)] if joined else lengths:
                 end = start + length
                 # Copies, because rows that are read one by one are pointed elsewhere.
                 yield Rows(samples[start:end], located.slots[start:end].copy(), located.rows[start:end].copy())

@@ -23,7 +23,7 @@ Int64s = npt.NDArray[np.int64]
 OnError = Literal["raise", "skip", "substitute"]
 ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
-_RUN_POSITIONS = 8192
+_RUN_POSITIONS = 16_384
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class EpochShare:
     """The steps of one reader in order.
 
     :param group: steps that are read together. It is grown into, so that the first step waits for no other.
+    :param joins_open: read all that is planned at a time together where its shards are open.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class EpochShare:
         *,
         on_error: OnError,
         group: int = 1,
+        joins_open: bool = False,
     ) -> None:
         self.reader = reader
         self._topology, self._order = topology, order
@@ -113,9 +115,8 @@ class EpochShare:
         self._group = group
         # All of them together want each sample of a dataset that no other rank reads.
         sharers = topology.num_workers if topology.world_size == 1 else 1
-        self._stream = BatchStream(
-            reader, self._plan(partition, topology), Sharing(sharers, order.num_lanes) if sharers > 1 else None
-        )
+        sharing = Sharing(sharers, order.num_lanes) if sharers > 1 else None
+        self._stream = BatchStream(reader, self._plan(partition, topology), sharing, joins_open=joins_open)
         self._substitutes: list[BatchStream] = []
         self._warned = False
         self._given_out = 0

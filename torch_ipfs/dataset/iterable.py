@@ -34,7 +34,7 @@ from torch_ipfs.plan.topology import Topology
 
 Transform = Callable[[Any], Any]
 
-_GROUP_ROWS = 8192
+_GROUP_ROWS = 16_384
 _GROUP_BYTES = 2**20
 _GROUP_OF_BATCHES_BYTES = 2**23
 _LINKED_GROUP_ROWS = 32
@@ -237,7 +237,11 @@ class IPFSIterableDataset(IterableDataset[Any]):
         reader.forget_broken()
         order = Order(reader.manifest.root_node, reader.manifest.num_samples, self._shuffle_options(), self.seed, epoch)
         reader.counters = self._counters.of_this_process()
-        share = EpochShare(reader, partition, topology, order, on_error=self.on_error, group=self._group(reader))
+        # Samples are gathered by the step, batches of a step one by one.
+        group, joins_open = self._group(reader), self.batch_size is not None
+        share = EpochShare(
+            reader, partition, topology, order, on_error=self.on_error, group=group, joins_open=joins_open
+        )
         progress = Progress(epoch, partition, topology.num_workers)
         self._standing.follow(progress)
         given = Given(self.batch_size, self.transform, self.batch_transform, self.collate_fn)

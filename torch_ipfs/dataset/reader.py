@@ -159,7 +159,11 @@ class Reader:
     def locate_open(self, samples: Int64s) -> Rows | None:
         """Where ``samples`` lie, if their shards are open and stay so until more are read."""
         rows = self.locate(samples)
-        return rows if self.table.within_budget and self.table.open[rows.slots].all() else None
+        return rows if self.is_open(rows) else None
+
+    def is_open(self, rows: Rows) -> bool:
+        """Whether the shards of ``rows`` are open and stay so until more are read."""
+        return self.table.within_budget and bool(self.table.open[rows.slots].all())
 
     def values(self, leaf: Leaf) -> Sequence[Any]:
         """The embedded samples, or the links, of a leaf of these."""

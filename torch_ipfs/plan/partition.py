@@ -114,7 +114,7 @@ class Partition:
     def runs(self, topology: Topology, max_positions: int) -> Iterator[tuple[range, Int64s]]:
         """Steps of one reader with their positions, several full steps at a time so that work on them is vectorised.
 
-        The first run is short, and each later one twice as long up to ``max_positions``, so that the first batch waits for
+        The first run is short, and each later one four times as long up to ``max_positions``, so that the first batch waits for
         little more than itself.
 
         :param max_positions: bound on the positions of one run; a single step may exceed it.
@@ -125,7 +125,7 @@ class Partition:
         i, most = 0, min(_FIRST_RUN_POSITIONS, max_positions)
         while i < len(full):
             run = full[i : i + max(1, most // self.batch_size)]
-            i, most = i + len(run), min(2 * most, max_positions)
+            i, most = i + len(run), min(4 * most, max_positions)
             yield run, self._full_positions(run, topology.rank)
         if len(full) < len(steps):
             yield steps[len(full) :], self._tail_positions(topology.rank)

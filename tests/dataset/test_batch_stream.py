@@ -1,0 +1,39 @@
+"""Batches of samples in order: how much is read together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import torch_ipfs
+from torch_ipfs.dataset.batch_stream import BatchStream
+from torch_ipfs.dataset.reader import Reader
+
+ROWS, SHARD_ROWS = 400, 100
+
+
+def reader_of(path: Path) -> Reader:
+    columns = {"x": np.arange(ROWS, dtype=np.int64)}
+    root = torch_ipfs.write_dataset(columns, path, shard_bytes=8 * SHARD_ROWS + 512)
+    return torch_ipfs.IPFSIterableDataset(root, path)._opening.reader
+
+
+def read(reader: Reader, lengths: list[int], *, joins_open: bool) -> list[list[int]]:
+    """The values of each batch that a stream gives."""
+    stream = BatchStream(reader, iter([(np.arange(sum(lengths)), lengths)]), joins_open=joins_open)
+    return [reader.batch(rows)["x"].tolist() for rows in stream]
+
+
+def test_batches_of_open_shards_are_given_as_one_where_that_is_asked_for(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path / "data.car")
+    assert reader.manifest.num_shards > 2
+    lengths, values = [50, 100, 150], list(range(300))
+    planned = [values[:50], values[50:150], values[150:]]
+    # The first time nothing is open, and a batch waits for its own shards alone.
+    assert read(reader, lengths, joins_open=True) == planned
+    assert read(reader, lengths, joins_open=True) == [values]
+    assert read(reader, lengths, joins_open=False) == planned
+    # One shard of them has not been read.
+    assert read(reader, [*lengths, 100], joins_open=True) == [*planned, list(range(300, 400))]
+    assert read(reader, [*lengths, 100], joins_open=True) == [list(range(400))]
