@@ -28,7 +28,7 @@ from torch_ipfs.plan.topology import Topology
 
 Figures = dict[str, float]
 BATCH_SIZE = 256
-RUN_POSITIONS = 8192
+RUN_POSITIONS = 16_384
 """What a dataset asks the plan for at a time."""
 STARTS = (0.0, 1 / 3, 0.999)
 _SEED = 1
