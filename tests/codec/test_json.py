@@ -239,6 +239,34 @@ def test_numbers_in_range_that_look_as_if_they_were_not(codec: ModuleType) -> No
 
 
 @BOTH
+def test_strings_that_look_like_wide_numbers_are_left_to_the_quick_parser(
+    codec: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = [{"image0001.png": "bafkreife234"}, "1e999", "7" * 30, 1e100]
+    monkeypatch.setattr(json_parser, "_Text", None)
+    assert codec.decode(stdlib_json.dumps(value).encode()) == value
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("1e999]", "out of the range"),
+        ("9" * 30 + "]", "over 64 bits"),
+        ('{"a":1,"a":2}]', "twice"),
+        ("[" * 300 + "]" * 301, "deep"),
+        ("1", "char"),
+    ],
+)
+def test_a_text_of_many_blocks_is_not_parsed_twice(
+    codec: ModuleType, last: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_parser, "_Text", None)
+    with pytest.raises(CodecError, match=message):
+        codec.decode(b"[" + b"0," * 2**20 + last.encode())
+
+
+@BOTH
 def test_pairs_of_surrogates_are_characters(codec: ModuleType) -> None:
     assert codec.decode(b'{"\\ud83d\\ude00":"\\uD83D\\uDE00 \\u00e9"}') == {"😀": "😀 é"}
 

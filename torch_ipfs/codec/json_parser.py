@@ -1,11 +1,12 @@
 """JSON (RFC 8259) read as data models of 64 bits need it: UTF-8, no key twice, no NaN, no number out of range, no bomb.
 
-The standard library's parser does the work. Where it finds fault, or might have let something through, the text is parsed
-again by a parser without recursion that names the offset.
+The standard library's parser does the work. Where it finds fault the text is parsed again by a parser without recursion that
+names the offset.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -27,6 +28,10 @@ _MAX_INTEGER_CHARS = len(str(-(2**64)))
 _NUMBER_SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _WIDE = re.compile(rb"00000000000000000000(?<![.0]0{20})")
 """20 digits that no point goes before, spelled out: so it is searched for as fast as a literal."""
+_ENDLESS = b"0" * 4000
+"""So many digits that Python would take seconds for an integer of them, where it was told that it may."""
+_MAX_LOCATED_BYTES = 2 * 2**20
+"""Of a longer text, which is no single block, it is not found out by a second parse, a minute long, where the fault is."""
 
 
 def no_duplicates(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,16 +66,20 @@ class Parser:
             text = data.decode()
         except UnicodeDecodeError as error:
             raise CodecError(f"not JSON: not UTF-8, at byte {error.start}") from None
-        if nesting.native_recursion_is_safe() and not _has_wide_numbers(data):
+        if nesting.native_recursion_is_safe() and _ENDLESS not in (shape := data.translate(_NUMBER_SHAPE, b"+")):
             try:
                 value = self._decoder.decode(text)
                 if b"\\u" in data:
                     _refuse_surrogates(value)
-            except (ValueError, RecursionError):
-                pass
+                if b"e000" in shape or _WIDE.search(shape):
+                    _refuse_wide_numbers(value)
+                if len(data) > nesting.MAX_DEPTH and nesting.is_deep(value):
+                    raise ValueError(f"nesting deeper than {nesting.MAX_DEPTH} arrays and objects")
+            except (ValueError, RecursionError) as error:
+                if len(data) > _MAX_LOCATED_BYTES:
+                    raise CodecError(f"not JSON as it is read here: {error}") from None
             else:
-                if len(data) <= nesting.MAX_DEPTH or not nesting.is_deep(value):
-                    return value
+                return value
         return _Text(text, self._make_object).parse()
 
 
@@ -78,10 +87,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _has_wide_numbers(data: bytes) -> bool:
-    """Whether there may be a number out of range: an exponent of three digits, or 20 digits in a row but after a point."""
-    shape = data.translate(_NUMBER_SHAPE, b"+")
-    return b"e000" in shape or _WIDE.search(shape) is not None
+def _refuse_wide_numbers(value: Any) -> None:
+    """Raise ValueError where a number is out of range. A text shows that one may be, not that it stands outside of strings."""
+    items = [value]
+    while items:
+        kinds = set(map(type, items))
+        integers = [item for item in items if type(item) is int] if int in kinds else [0]
+        if not -(2**64) <= min(integers) <= max(integers) < 2**64:
+            raise ValueError("an integer over 64 bits")
+        if float in kinds and any(math.isinf(item) for item in items if type(item) is float):
+            raise ValueError("a number out of the range of 64 bits")
+        items = gc.get_referents(*[item for item in items if isinstance(item, list | dict)])
 
 
 def _refuse_surrogates(value: Any) -> None:

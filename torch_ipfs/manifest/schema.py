@@ -150,9 +150,10 @@ class Schema:
         """
         if columns is None:
             return self
-        if unknown := [name for name in columns if name not in self.names]:
+        names, wanted = frozenset(self.names), frozenset(columns)
+        if unknown := [name for name in columns if name not in names]:
             raise OptionError(f"no column {unknown[0]!r}: the dataset has {', '.join(map(repr, self.names)) or 'none'}")
-        return Schema(tuple((name, field) for name, field in self.fields if name in columns))
+        return self if wanted == names else Schema(tuple(pair for pair in self.fields if pair[0] in wanted))
 
     def to_ipld(self) -> list[dict[str, Any]]:
         """The form that a dataset root carries under ``schema``."""

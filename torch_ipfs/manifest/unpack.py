@@ -56,11 +56,8 @@ def unpack(
     names = None if columns is None else tuple(columns)
     try:
         message, position = _message(view, 0)
-        fields, schema = (
-            _cached_fields(message, names, known)
-            if len(message) <= _CACHED_MESSAGE_BYTES
-            else _fields(message, names, known)
-        )
+        is_small = len(message) <= _CACHED_MESSAGE_BYTES
+        fields, schema = (_cached_fields if is_small else _cached_wide_fields)(message, names, known)
         batch_message, start = _message(view, position)
         key = message, batch_message, names, len(view)
         alike = _alike.get(key)
@@ -177,6 +174,8 @@ def _fields(message: bytes, names: tuple[str, ...] | None, known: frozenset[str]
 
 # A dataset's shards have one schema: after the first shard this is a look-up.
 _cached_fields = lru_cache(maxsize=64)(_fields)
+_cached_wide_fields = lru_cache(maxsize=2)(_fields)
+"""Of schemas of thousands of fields, which take longer than all else to read, and megabytes to keep."""
 
 
 def _header(message: bytes) -> tuple[int, int, list[list[int]], list[list[int]]]:

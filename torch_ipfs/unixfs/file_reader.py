@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ MAX_DEPTH = 64
 MAX_READ_BYTES = 2**30
 """Largest file that :func:`read` holds in memory, by default."""
 
+_SMALL_PARTS = 2**16
+_PART_BYTES = 1024
+"""A file that :func:`read` holds has that many blocks and one for so many bytes, at most: a block that is linked to over and over
+makes a gigabyte out of pieces of one byte, which take hours."""
+
 MAX_FILE_BYTES = 2**63 - 1
 """Largest file there is: offsets are 64-bit integers wherever files are read."""
 
@@ -31,7 +37,7 @@ def read(store: Blockstore, cid: CID, *, max_bytes: int = MAX_READ_BYTES) -> Blo
     """The whole content of a file. A file of one raw block is that block, not copied.
 
     :param max_bytes: the largest file that is read.
-    :raises CodecError: it is no file, a damaged one, or larger than ``max_bytes``.
+    :raises CodecError: it is no file, a damaged one, larger than ``max_bytes``, or made of far too many blocks for its size.
     :raises BlockError: a block of it cannot be had.
     """
     block = store.get(cid)
@@ -42,7 +48,7 @@ def read(store: Blockstore, cid: CID, *, max_bytes: int = MAX_READ_BYTES) -> Blo
             cid=cid,
             source=source_of(store),
         )
-    pieces = list(_content(store, part, 0, part.size, 0))
+    pieces = list(_content(store, part, 0, part.size, 0, [_SMALL_PARTS + part.size // _PART_BYTES]))
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -65,7 +71,7 @@ def iter_read(store: Blockstore, cid: CID, offset: int = 0, length: int | None =
 def _range(store: Blockstore, cid: CID, offset: int, length: int | None) -> Generator[Block, None, None]:
     part = _part(store, cid, store.get(cid))
     stop = part.size if length is None else min(part.size, offset + length)
-    yield from _content(store, part, offset, stop, 0)
+    yield from _content(store, part, offset, stop, 0, [math.inf])
 
 
 def file_size(store: Blockstore, cid: CID) -> int:
@@ -131,8 +137,13 @@ def _problem(node: Node) -> str | None:
     return f"the parts of a file have no names; one of this is named {names[0][:80]!r}" if names else None
 
 
-def _content(store: Blockstore, part: _Part, start: int, stop: int, depth: int) -> Iterator[Block]:
-    """The bytes ``[start, stop)`` of a part's content."""
+def _content(
+    store: Blockstore, part: _Part, start: int, stop: int, depth: int, budget: list[float]
+) -> Iterator[Block]:
+    """The bytes ``[start, stop)`` of a part's content.
+
+    :param budget: how many more blocks may be fetched: a list of one, counted down at every level.
+    """
     if depth > MAX_DEPTH:
         raise CodecError(f"the file is nested deeper than {MAX_DEPTH} links", cid=part.cid, source=source_of(store))
     own = part.data[start:stop]
@@ -141,7 +152,10 @@ def _content(store: Blockstore, part: _Part, start: int, stop: int, depth: int) 
     ends = list(itertools.accumulate(part.blocksizes, initial=len(part.data)))
     # What has no byte of the range in it is not looked at: so much work, at most, as there are bytes and MAX_DEPTH allows.
     wanted = [i for i in range(len(part.children)) if max(ends[i], start) < min(ends[i + 1], stop)]
+    budget[0] -= len(wanted)
+    if budget[0] < 0:
+        raise CodecError("the file has far too many blocks for its size", cid=part.cid, source=source_of(store))
     with contextlib.closing(fetch(store, [part.children[i] for i in wanted])) as fetched:
         for i, block in zip(wanted, fetched, strict=True):
             child = _part(store, part.children[i], block, part.blocksizes[i])
-            yield from _content(store, child, max(start - ends[i], 0), min(stop, ends[i + 1]) - ends[i], depth + 1)
+            yield from _content(store, child, max(start - ends[i], 0), min(stop, ends[i + 1]) - ends[i], depth + 1, budget)
