@@ -73,8 +73,8 @@ class Parser:
                     _refuse_surrogates(value)
                 if b"e000" in shape or _WIDE.search(shape):
                     _refuse_wide_numbers(value)
-                if len(data) > nesting.MAX_DEPTH and nesting.is_deep(value):
-                    raise ValueError(f"nesting deeper than {nesting.MAX_DEPTH} arrays and objects")
+                if len(data) > nesting.MAX_DEPTH:
+                    _refuse_deep(value)
             except (ValueError, RecursionError) as error:
                 if len(data) > _MAX_LOCATED_BYTES:
                     raise CodecError(f"not JSON as it is read here: {error}") from None
@@ -98,6 +98,11 @@ def _refuse_wide_numbers(value: Any) -> None:
         if float in kinds and any(math.isinf(item) for item in items if type(item) is float):
             raise ValueError("a number out of the range of 64 bits")
         items = gc.get_referents(*[item for item in items if isinstance(item, list | dict)])
+
+
+def _refuse_deep(value: Any) -> None:
+    if nesting.is_deep(value):
+        raise ValueError(f"nesting deeper than {nesting.MAX_DEPTH} arrays and objects")
 
 
 def _refuse_surrogates(value: Any) -> None:

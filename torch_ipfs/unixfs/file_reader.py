@@ -26,8 +26,8 @@ MAX_READ_BYTES = 2**30
 
 _SMALL_PARTS = 2**16
 _PART_BYTES = 1024
-"""A file that :func:`read` holds has that many blocks and one for so many bytes, at most: a block that is linked to over and over
-makes a gigabyte out of pieces of one byte, which take hours."""
+"""A file that :func:`read` holds has that many blocks and one for so many bytes, at most: one block that is linked to over
+and over makes a gigabyte of pieces of one byte, which take hours."""
 
 MAX_FILE_BYTES = 2**63 - 1
 """Largest file there is: offsets are 64-bit integers wherever files are read."""
@@ -48,7 +48,7 @@ def read(store: Blockstore, cid: CID, *, max_bytes: int = MAX_READ_BYTES) -> Blo
             cid=cid,
             source=source_of(store),
         )
-    pieces = list(_content(store, part, 0, part.size, 0, [_SMALL_PARTS + part.size // _PART_BYTES]))
+    pieces = list(_content(store, part, 0, part.size, depth=0, budget=[_SMALL_PARTS + part.size // _PART_BYTES]))
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -71,7 +71,7 @@ def iter_read(store: Blockstore, cid: CID, offset: int = 0, length: int | None =
 def _range(store: Blockstore, cid: CID, offset: int, length: int | None) -> Generator[Block, None, None]:
     part = _part(store, cid, store.get(cid))
     stop = part.size if length is None else min(part.size, offset + length)
-    yield from _content(store, part, offset, stop, 0, [math.inf])
+    yield from _content(store, part, offset, stop, depth=0, budget=[math.inf])
 
 
 def file_size(store: Blockstore, cid: CID) -> int:
@@ -138,7 +138,7 @@ def _problem(node: Node) -> str | None:
 
 
 def _content(
-    store: Blockstore, part: _Part, start: int, stop: int, depth: int, budget: list[float]
+    store: Blockstore, part: _Part, start: int, stop: int, *, depth: int, budget: list[float]
 ) -> Iterator[Block]:
     """The bytes ``[start, stop)`` of a part's content.
 
@@ -158,4 +158,5 @@ def _content(
     with contextlib.closing(fetch(store, [part.children[i] for i in wanted])) as fetched:
         for i, block in zip(wanted, fetched, strict=True):
             child = _part(store, part.children[i], block, part.blocksizes[i])
-            yield from _content(store, child, max(start - ends[i], 0), min(stop, ends[i + 1]) - ends[i], depth + 1, budget)
+            first, last = max(start - ends[i], 0), min(stop, ends[i + 1]) - ends[i]
+            yield from _content(store, child, first, last, depth=depth + 1, budget=budget)
