@@ -132,6 +132,22 @@ def test_verify_checks_what_shards_say(run: Run, tmp_path: Path) -> None:
     assert "claims 1000000" in err
 
 
+def test_a_node_that_is_named_over_and_over_is_walked_once(run: Run, tmp_path: Path) -> None:
+    store = LocalBlockstore(tmp_path / "store")
+    node: dict[str, Any] = {"data": [{"x": 1}]}
+    for count in (1, 50, 50**2, 50**3, 50**4, 50**5):
+        block = dag_json.encode(node)
+        cid = CID.of(block, "dag-json")
+        store.put(cid, block)
+        node = {"shards": [{"cid": cid, "count": count}] * 50}
+    assert run("verify", cid, "-s", store.source)[1].startswith(f"{cid} is whole: {50**5:,} samples, 6 blocks")
+    lying = dag_json.encode({"shards": [{"cid": cid, "count": count} for count in (50**5, 50**5, 7)]})
+    store.put(CID.of(lying, "dag-json"), lying)
+    status, _, err = run("verify", CID.of(lying, "dag-json"), "-s", store.source)
+    assert status == 1
+    assert "claims 7" in err
+
+
 @pytest.mark.parametrize("layout", ["embedded", "samples"])
 def test_verify_finds_samples_that_cannot_be_read(run: Run, tmp_path: Path, layout: str) -> None:
     store = LocalBlockstore(tmp_path / "store")

@@ -86,6 +86,9 @@ class Walk:
         self._names = frozenset(self._schema.names)
         self._has_links = any(_may_link(field) for _, field in self._schema.fields)
         self._followed: set[CID] = set()
+        self._walked: dict[tuple[CID, int], int] = {}
+        """Nodes of the manifest, each at its depth, with their samples. A few that name each other over and over make a tree
+        without an end."""
         self._not_of_blocks: list[TorchIPFSError] = []
 
     def blocks(self) -> Iterator[Found]:
@@ -137,16 +140,20 @@ class Walk:
         if node.leaf is not None:
             linked_at_hand(self._store, node.leaf.cid)  # as for every node
             yield from self._named_by(node.leaf)
-        for i in range(len(node.counts)):
+        for i, count in enumerate(node.counts.tolist()):
             if not node.inner[i]:
                 leaf = node.leaf_of(i)
                 yield _Wanted(leaf.cid, leaf)
+                continue
+            key = node.cid(i), node.depth + 1
+            if self._walked.get(key) == count:
                 continue
             try:
                 child = node.read_child(i)
             except BROKEN as error:
                 self._not_of_blocks.append(error)
                 continue
+            self._walked[key] = count
             yield _Wanted(node.cid(i), of_manifest=True)
             yield from self._below(child)
 
