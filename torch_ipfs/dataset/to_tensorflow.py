@@ -16,6 +16,7 @@ from torch_ipfs.bridges.tensorflow import Form, load_tensorflow, signature_of, t
 from torch_ipfs.dataset.dataloader import Received
 from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES, first_leaf
 from torch_ipfs.dataset.passes import Output, report_skipped
+from torch_ipfs.dataset.write_plain import typed_bits
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.column import Column, FixedColumn, StructColumn
 from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
@@ -186,6 +187,8 @@ def _plain_value(sample: Any) -> Any:
         numpy = numpy_of(sample)
         dtype = str(sample.dtype).removeprefix("torch.")
         return Typed(dtype, numpy) if sample.dtype in _NO_NUMPY or sample.dtype == torch.complex32 else numpy
+    if isinstance(sample, np.ndarray | np.generic):
+        return typed_bits(sample) or sample
     if isinstance(sample, Mapping):
         return {name: _plain_value(value) for name, value in sample.items()}
     return [_plain_value(value) for value in sample] if isinstance(sample, list | tuple) else sample

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
-from torch_ipfs.dataset.write_plain import check_dense
+from torch_ipfs.dataset.write_plain import check_dense, typed_bits
 from torch_ipfs.dataset.write_rows import RowSource
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, Source
 from torch_ipfs.errors import OptionError
@@ -179,7 +179,7 @@ def _column(name: str, values: Any) -> InputColumn:
             raise OptionError(
                 f"column {name!r} is a masked array; fill it with .filled(), or make it a list with None in it"
             )
-        is_number = isinstance(values, torch.Tensor) or bool(numpy_dtype_name(values.dtype))
+        is_number = isinstance(values, torch.Tensor) or numpy_dtype_name(values.dtype) or typed_bits(values[:0])
         return NumberColumn(values) if is_number else ListColumn(values)
     if pyarrow is not None and isinstance(values, pyarrow.Array | pyarrow.ChunkedArray):
         from torch_ipfs.dataset.write_arrow import ArrowColumn

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from torch_ipfs.dataset.write_own import own
-from torch_ipfs.dataset.write_plain import plain_values, tensor_value
+from torch_ipfs.dataset.write_plain import array_value, plain_values, tensor_value
 from torch_ipfs.dataset.write_rows import held_bytes
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, CHUNK_ROWS, Chunk, misfit_error
 from torch_ipfs.errors import OptionError
@@ -73,8 +73,7 @@ class NumberColumn:
 
     def _slice(self, start: int, stop: int) -> NumberArray:
         values = self._values[start:stop]
-        if isinstance(values, torch.Tensor):
-            values = tensor_value(values)
+        values = tensor_value(values) if isinstance(values, torch.Tensor) else array_value(values)
         if isinstance(values, Typed):
             return NumberArray(values.dtype, values.array)
         name = dtype_of(values)

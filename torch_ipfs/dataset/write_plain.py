@@ -92,7 +92,7 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return array_value(value)
     if isinstance(value, np.generic):
-        return value if dtype_of(value) else _unnumbered(value)
+        return value if dtype_of(value) else typed_bits(value) or _unnumbered(value)
     if isinstance(value, Mapping):
         return {key: _below(str(key), item) for key, item in value.items()}
     if isinstance(value, list):
@@ -189,6 +189,8 @@ def array_value(array: np.ndarray[Any, Any]) -> Any:
         raise Misfit(0, "a masked array cannot be part of a dataset; fill it with .filled(), or put None in a list")
     if dtype_of(array):
         return array
+    if (typed := typed_bits(array)) is not None:
+        return typed
     if array.dtype.kind == "O":
         return plain_value(array.tolist())
     if array.dtype.kind in "UTS":
@@ -196,6 +198,17 @@ def array_value(array: np.ndarray[Any, Any]) -> Any:
     if array.dtype.names is not None and array.ndim == 0:
         return {name: _below(name, array[name]) for name in array.dtype.names}
     return _unnumbered(array)
+
+
+def typed_bits(array: np.ndarray[Any, Any] | np.generic) -> Typed | None:
+    """An array of a dtype that numpy lacks and a dataset has, as its bits: ml_dtypes adds bfloat16 and float8 to numpy, for
+    JAX and TensorFlow among others. ``None`` for any other.
+    """
+    name = array.dtype.name
+    if name not in STORAGE or numpy_dtype_name(array.dtype) or array.dtype.itemsize != STORAGE[name].itemsize:
+        return None
+    bits = np.asarray(array).view(f"u{array.dtype.itemsize}")
+    return Typed(name, bits if name != "complex32" else bits.copy()[..., None].view(np.float16))
 
 
 def _unnumbered(value: Any) -> Any:

@@ -46,6 +46,6 @@ def misfit_error(misfit: Misfit, first_position: int, inferred_from: int | None)
     :param inferred_from: how many rows the schema was taken from; ``None`` where it was given.
     """
     advice = ""
-    if inferred_from is not None:
+    if inferred_from is not None and first_position + misfit.row >= inferred_from:
         advice = f" (the schema was taken from the first {inferred_from} samples; give schema= where later ones differ)"
     return misfit.error(first_position, advice=advice)

@@ -108,12 +108,15 @@ def first_of_other_kind(values: list[Any], expected: str) -> int:
 
 @lru_cache(maxsize=256)
 def numpy_dtype_name(dtype: np.dtype[Any]) -> str:
-    """The dataset's name for a numpy dtype, of either byte order; ``""`` where it has none."""
+    """The dataset's name for a dtype of numpy's own, of either byte order; ``""`` where it has none.
+
+    What others add to numpy, such as ml_dtypes its bfloat16, is no such dtype: a dataset keeps it as its bits.
+    """
     try:
-        name = dtype.newbyteorder("=").name
+        native = dtype.newbyteorder("=")
     except TypeError:  # text of numpy 2, which has no order of bytes
         return ""
-    return name if name in STORAGE else ""
+    return native.name if native.name in STORAGE and STORAGE[native.name] == native else ""
 
 
 def dtype_of(value: Any) -> str:
