@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import math
 import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader
 import torch_ipfs
 from tests.dataset.conftest import N, Written, columns
 from torch_ipfs import CID, IPFSIterableDataset, ShuffleOptions
+from torch_ipfs.blockstore import MemoryBlockstore
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.dataset.write import LayoutName
 from torch_ipfs.errors import ManifestError, OptionError, SampleError
@@ -473,3 +476,28 @@ def test_datasets_hold_no_descriptors_of_their_own() -> None:
     process.close()
     assert _open_descriptors() < before + len(datasets)
     del datasets
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("packed", "embedded", "samples"))), ids=" ".join)
+def test_a_root_put_over_datasets_by_hand_reads_them_alike(order: tuple[LayoutName, ...]) -> None:
+    store = MemoryBlockstore()
+    rows: list[dict[str, Any]] = [
+        {
+            "z": np.uint8(3),
+            "a": torch.tensor([1.5, math.nan], dtype=torch.bfloat16),
+            "s": {"z": 1, "a": [{"z": 2, "a": "x"}]},
+        },
+        {"z": np.uint8(4), "a": torch.tensor([1.5, 2.0], dtype=torch.bfloat16), "s": {"z": 2, "a": []}},
+    ]
+    shards = [{"cid": torch_ipfs.write_dataset(rows, store, layout=layout), "count": 2} for layout in order]
+    for _ in range(2):
+        block = dag_cbor.encode({"shards": shards})
+        root = CID.of(block, "dag-cbor")
+        store.put(root, block)
+        shards = [{"cid": root, "count": 6}]
+    samples = list(IPFSIterableDataset(root, store))
+    for sample, row in zip(samples, rows * 3, strict=True):
+        assert sample["z"].dtype == torch.uint8
+        assert sample["a"].dtype == torch.bfloat16
+        torch.testing.assert_close(sample["a"], row["a"], equal_nan=True)
+        assert {**sample, "a": 0} == {**row, "a": 0}

@@ -48,7 +48,7 @@ def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema, known:
             cid=leaf.cid,
             source=getattr(store, "source", None),
         )
-    if shard.schema != schema:
+    if not shard.schema.agrees_with(schema):
         raise ManifestError(
             f"the shard's fields are {shard.schema}; the dataset's are {schema}",
             cid=leaf.cid,
@@ -120,7 +120,8 @@ def link_of(value: Any, sample: int, cid: CID) -> CID | TorchIPFSError:
 
 
 def dataset_schema(manifest: Manifest, store: Blockstore, read: dict[CID, Block] | None = None) -> Schema:
-    """The schema of the root; of a root without one, what the first shard holds.
+    """The schema of the root; of a root without one, that of the first node below it that has one and holds the first sample;
+    else what the first shard holds.
 
     :param read: is given the blocks of linked samples that were read for it, so that none has to be asked for twice.
     :raises ManifestError: there is none, and nothing readable to find it from.
@@ -130,6 +131,8 @@ def dataset_schema(manifest: Manifest, store: Blockstore, read: dict[CID, Block]
     leaf = first_leaf(manifest)
     if leaf is None:
         return Schema(())
+    if (schema := manifest.schema_below_root()) is not None:
+        return schema
     if leaf.format == "arrow":
         block = store.get(leaf.cid) if leaf.cid.codec == RAW else unixfs.read(store, leaf.cid)
         return unpack(block, leaf.cid).schema

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,10 @@ class Schema:
             raise OptionError(f"no column {unknown[0]!r}: the dataset has {', '.join(map(repr, self.names)) or 'none'}")
         return self if wanted == names else Schema(tuple(pair for pair in self.fields if pair[0] in wanted))
 
+    def agrees_with(self, other: Schema) -> bool:
+        """Whether both have the same fields, in whatever order: formats that sort their keys give another one."""
+        return self == other or _sorted(self.fields) == _sorted(other.fields)
+
     def to_ipld(self) -> list[dict[str, Any]]:
         """The form that a dataset root carries under ``schema``."""
         return [{"name": name, **_field_to_ipld(field)} for name, field in self.fields]
@@ -181,6 +186,16 @@ _KEYS = frozenset({"name", "dtype", "shape", "nullable", "item", "fields"})
 def as_nullable(field: Field) -> Field:
     """``field``, but allowing ``None``."""
     return field if field.nullable else replace(field, nullable=True)
+
+
+def _sorted(fields: tuple[tuple[str, Field], ...]) -> tuple[tuple[str, Field], ...]:
+    return tuple(sorted(((name, _with_sorted(field)) for name, field in fields), key=itemgetter(0)))
+
+
+def _with_sorted(field: Field) -> Field:
+    """``field`` with the fields of all structs in it in the order of their names."""
+    item = None if field.item is None else _with_sorted(field.item)
+    return replace(field, item=item, fields=_sorted(field.fields))
 
 
 def _check_names(fields: tuple[tuple[str, Field], ...]) -> None:

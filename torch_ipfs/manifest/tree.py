@@ -186,11 +186,29 @@ class Manifest:
         self._broken: dict[tuple[int, int], TorchIPFSError] = {}
         self._fields, self._root_node = self._read(root, 0, 0)
         self.num_samples = self._root_node.num_samples
-        schema = self._fields.get("schema")
+        self.schema = self._schema_of(self._fields, root)
+
+    def _schema_of(self, fields: Mapping[str, Any], cid: CID) -> Schema | None:
+        """The schema that a node says, if it does."""
+        schema = fields.get("schema")
         try:
-            self.schema = None if schema is None else Schema.from_ipld(schema)
+            return None if schema is None else Schema.from_ipld(schema)
         except ManifestError as error:
-            raise self._error(error.reason, root) from None
+            raise self._error(error.reason, cid) from None
+
+    def schema_below_root(self) -> Schema | None:
+        """The schema of the first node that has one on the way from the root to the first sample: of datasets that a root was
+        put over by hand.
+        """
+        node, schema = self._root_node, None
+        while node.leaf is None and schema is None:
+            i = int(np.flatnonzero(node.counts)[0])
+            if not node.inner[i]:
+                return None
+            cid = node.cid(i)
+            fields, node = self._read(cid, node.depth + 1, node.first)
+            schema = self._schema_of(fields, cid)
+        return schema
 
     @property
     def root_node(self) -> Node:
