@@ -18,12 +18,9 @@ from torch_ipfs.manifest.schema import STORAGE, Field, Schema
 Sample = dict[str, Any]
 Batch = dict[str, Any]
 
-_REINTERPRETED = {
-    name: getattr(torch, name) for name in STORAGE if name.startswith(("bfloat16", "float8_")) and hasattr(torch, name)
-}
-
-
-_AS_NUMPY = STORAGE.keys() - _REINTERPRETED.keys() - {"complex32"}
+_BY_BITS = frozenset(name for name in STORAGE if name.startswith(("bfloat16", "float8_")))
+_REINTERPRETED = {name: getattr(torch, name) for name in _BY_BITS if hasattr(torch, name)}
+_AS_NUMPY = STORAGE.keys() - _BY_BITS - {"complex32"}
 
 
 def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
@@ -31,6 +28,7 @@ def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
 
     :param array: any shape; complex32 has a last dimension of 2 more.
     :param dtype: a key of ``manifest.schema.STORAGE``.
+    :raises SampleError: this version of torch does not have it.
     """
     tensor = torch.from_numpy(array)
     if dtype in _AS_NUMPY:
@@ -38,6 +36,10 @@ def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
     if dtype == "complex32":
         # Of arrays without elements numpy keeps strides that view_as_complex does not take.
         return torch.view_as_complex(tensor if tensor.numel() else tensor.new_zeros(tensor.shape))
+    if dtype not in _REINTERPRETED:
+        raise SampleError(
+            f"torch {torch.__version__} has no {dtype}, which a field of the dataset is of; a newer one has"
+        )
     return tensor.view(_REINTERPRETED[dtype])
 
 
