@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 import torch_ipfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
@@ -82,6 +84,21 @@ def test_a_stream_without_features_is_what_its_rows_are(early: Any, late: Any) -
     stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
     store = MemoryBlockstore()
     assert write_dataset(stream, store) == write_dataset(rows, store)
+
+
+def test_images_that_are_named_by_path_are_written_with_the_bytes_of_their_files(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (3, 2), (ord(name[0]), 0, 0)).save(tmp_path / name)
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    features = datasets.Features({"image": datasets.Image(), "several": [datasets.Image()]})
+    dataset = datasets.Dataset.from_dict({"image": paths, "several": [paths, []]}, features=features)
+    a, b = ({"bytes": Path(path).read_bytes(), "path": Path(path).name} for path in paths)
+    assert read(dataset)[1] == [{"image": a, "several": [a, b]}, {"image": b, "several": []}]
+    store = MemoryBlockstore()
+    assert write_dataset(dataset.to_iterable_dataset(), store) == write_dataset(dataset, store)
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(SampleError, match=r"sample 1, field 'image': its file cannot be read: .*b\.png"):
+        write_dataset(dataset.select_columns("image"), store)
 
 
 def test_columns_that_a_format_leaves_out_are_not_written() -> None:

@@ -53,8 +53,9 @@ def write_dataset(
     them. Memory is bounded, whatever their number.
 
     :param samples: an iterable of samples, a torch ``Dataset``, a map of columns (arrays, tensors, lists), a pyarrow
-        ``Table``, ``RecordBatch`` or ``RecordBatchReader``, a pandas ``DataFrame``, or a Hugging Face ``Dataset``. A sample
-        is a map, or a tuple (see ``columns``), or any value, which becomes ``{"value": sample}``.
+        ``Table``, ``RecordBatch`` or ``RecordBatchReader``, a pandas ``DataFrame``, or a Hugging Face ``Dataset``, of which
+        images and audio are the bytes of their files. A sample is a map, or a tuple (see ``columns``), or any value, which
+        becomes ``{"value": sample}``.
     :param out: a path that ends in ``.car``, the folder of a local store (where the root is pinned, which keeps all that is
         written, but not what CIDs in packed samples name), or a Blockstore. Until the dataset is whole, nothing is at a CAR's
         path but what was there before.

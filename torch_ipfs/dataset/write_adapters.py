@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
 from torch_ipfs.dataset.write_plain import check_dense, typed_bits
 from torch_ipfs.dataset.write_rows import RowSource
-from torch_ipfs.dataset.write_source import CHUNK_BYTES, Source
+from torch_ipfs.dataset.write_source import Source, length
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.values import Misfit, numpy_dtype_name
 
@@ -25,9 +25,6 @@ _FORMS = (
     "expected an iterable of samples, a torch Dataset, a map of columns, a pyarrow Table or RecordBatchReader, a pandas "
     "DataFrame or a Hugging Face Dataset"
 )
-_BATCH_ROWS = 1024
-_STREAM_BATCH_ROWS = 16
-"""Of a stream it is not known how large its rows are before they are there: they may be videos."""
 
 
 def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
@@ -48,7 +45,7 @@ def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
         if len(names) != len(samples.tensors):
             raise OptionError(f"columns= names {len(names)} parts, and samples are tuples of {len(samples.tensors)}")
         return ColumnSource({name: NumberColumn(tensor) for name, tensor in zip(names, samples.tensors, strict=True)})
-    return RowSource(_iterated(samples), _length(samples), columns)
+    return RowSource(_iterated(samples), length(samples), columns)
 
 
 def _checked_names(columns: Any) -> list[str] | None:
@@ -73,7 +70,9 @@ def _table_source(samples: Any) -> Source | None:
     if datasets is not None and isinstance(samples, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise OptionError(f"a {type(samples).__name__} holds several datasets; write one of them: {', '.join(samples)}")
     if datasets is not None and isinstance(samples, datasets.Dataset | datasets.IterableDataset):
-        return _hugging_face_source(samples)
+        from torch_ipfs.dataset.write_hugging_face import hugging_face_source
+
+        return hugging_face_source(samples)
     if pyarrow is not None and isinstance(samples, pyarrow.Table | pyarrow.RecordBatch):
         from torch_ipfs.dataset.write_arrow import table_source
 
@@ -96,29 +95,6 @@ def _stream_source(samples: Any) -> Source:
             f"a {type(samples).__name__} gives no table ({error}); if it is one column, write {{'name': column}}"
         ) from error
     return ArrowStreamSource(reader, None, pa.Table.from_batches([], schema=reader.schema))
-
-
-def _hugging_face_source(samples: Any) -> Source:
-    from torch_ipfs.dataset.write_arrow import ArrowStreamSource
-
-    num_rows, told = _length(samples), getattr(samples, "format", {})
-    # A transform of the user's own decides what a sample is; any other format only dresses what the table holds.
-    # A stream whose features nobody has told makes a table of what each few rows hold, and none of what all do.
-    if told.get("type") == "custom" or samples.features is None:
-        return RowSource(samples, num_rows, None)
-    columns = None if told.get("output_all_columns") else told.get("columns")
-    has_left_out = columns is not None and len(columns) < len(samples.column_names)
-    tables = samples.with_format("arrow", columns=columns) if has_left_out else samples.with_format("arrow")
-    empty = tables[:0] if num_rows == 0 else None
-    return ArrowStreamSource(tables.iter(batch_size=_batch_rows(samples)), num_rows, empty)
-
-
-def _batch_rows(samples: Any) -> int:
-    """How many rows of a Hugging Face dataset to take at once."""
-    table = getattr(samples, "data", None)
-    if table is None:
-        return _STREAM_BATCH_ROWS
-    return min(_BATCH_ROWS, max(1, CHUNK_BYTES * int(table.num_rows) // max(int(table.nbytes), 1)))
 
 
 def _frame_columns(frame: Any) -> dict[str, InputColumn]:
@@ -233,11 +209,3 @@ def _iterated(samples: Any) -> Iterable[Any]:
 def _by_index(samples: Any) -> Iterator[Any]:
     for i in range(len(samples)):
         yield samples[i]
-
-
-def _length(samples: Any) -> int | None:
-    """How many samples there are, where they say so."""
-    try:
-        return len(samples)
-    except (TypeError, NotImplementedError):
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.arrays import Array
@@ -49,3 +49,11 @@ def misfit_error(misfit: Misfit, first_position: int, inferred_from: int | None)
     if inferred_from is not None and first_position + misfit.row >= inferred_from:
         advice = f" (the schema was taken from the first {inferred_from} samples; give schema= where later ones differ)"
     return misfit.error(first_position, advice=advice)
+
+
+def length(samples: Any) -> int | None:
+    """How many samples there are, where they say so."""
+    try:
+        return len(samples)
+    except (TypeError, NotImplementedError):
+        return None
