@@ -200,6 +200,13 @@ def test_a_worker_that_is_ended_while_it_looks_whether_to_stop_holds_nobody_up(c
     running.close()
 
 
+def test_a_pass_goes_on_whatever_passes_begin_and_end_in_its_middle(car: Written) -> None:
+    with closing(make_dataloader(shuffled(car, 40), num_workers=1)) as loader:
+        outer = [(batch, indices(loader)) for batch in loader]
+        assert indices(batch for batch, _ in outer) == indices(shuffled(car))
+        assert [inner for _, inner in outer] == 3 * [indices(shuffled(car))]
+
+
 def test_torchs_loader_sees_the_same(car: Written) -> None:
     theirs = DataLoader(shuffled(car), batch_size=None, num_workers=2)
     for one, other in zip(theirs, make_dataloader(shuffled(car)), strict=True):

@@ -58,12 +58,11 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         self.sampler.set_epoch = _SetEpoch(self)
         self.received: Received | None = None
         self._latest: weakref.ref[Receiving] | None = None
+        self._has_persistent: weakref.ref[Receiving] | None = None
         self._resumes = 0
 
     def __iter__(self) -> Receiving:
-        receiving = Receiving(*self._begin())
-        self._latest = weakref.ref(receiving)
-        return receiving
+        return self._remembered(Receiving(*self._begin()))
 
     def _begin(self) -> tuple[Iterator[Output], Received, bool]:
         """What a pass that begins now gives, how far it has come, and whether it has workers of its own."""
@@ -73,6 +72,12 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         self.received, self._resumes = received, self.dataset.resumes
         return outputs, received, outputs is not self._iterator
 
+    def _remembered(self, receiving: Receiving) -> Receiving:
+        self._latest = weakref.ref(receiving)
+        if not receiving.own_workers:
+            self._has_persistent = self._latest
+        return receiving
+
     def _outputs(self) -> Iterator[Output]:
         if not self.num_workers and not self.pin_memory:
             # torch's iterator in one process costs as much as reading a small batch.
@@ -81,9 +86,9 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             _ = self.dataset.schema  # where samples must be read to find it, once here, not once in every worker
         if self._iterator is not None and not can_go_on(self._iterator):
             self.close()
-        latest = None if self._latest is None else self._latest()
-        if self.persistent_workers and latest is not None and not latest.closed:
-            # The persistent workers are in the middle of a pass that somebody still holds.
+        holder = None if self._has_persistent is None else self._has_persistent()
+        if self._iterator is not None and holder is not None and not holder.closed:
+            # The persistent workers are in the middle of a pass that somebody still holds, whatever passes began since.
             return cast(Iterator[Output], self._get_iterator())
         self.dataset.tell_workers(alive=self._iterator is not None)
         return cast(Iterator[Output], DataLoader.__iter__(self))
@@ -111,6 +116,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         if latest is not None and latest.is_untouched and latest.received.epoch != epoch:
             latest.close()
             latest.begin(*self._begin())
+            self._remembered(latest)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands: after what it has received, whatever workers have prefetched. Under 1 KiB."""
@@ -128,7 +134,8 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         self.received = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": None, "_iterator": None, "sampler": type(self.sampler)()}
+        passes = {"_latest": None, "_has_persistent": None, "_iterator": None}
+        return {**self.__dict__, **passes, "sampler": type(self.sampler)()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -188,7 +195,7 @@ class Receiving:
 
     def begin(self, outputs: Iterator[Output], received: Received, own_workers: bool) -> None:
         """Be this pass, from its beginning."""
-        self._outputs, self.received, self._own_workers = outputs, received, own_workers
+        self._outputs, self.received, self.own_workers = outputs, received, own_workers
         self._any = False
         self._error: BaseException | None = None
         self.closed = False
@@ -234,7 +241,7 @@ class Receiving:
         """End the pass, and the workers that were started for it alone. May be called twice."""
         outputs, self._outputs = self._outputs, iter(())
         self.closed = True
-        if self._own_workers:
+        if self.own_workers:
             end_workers(outputs)
 
     def abort(self, error: BaseException) -> None:
