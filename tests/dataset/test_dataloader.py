@@ -200,6 +200,11 @@ def test_a_worker_that_is_ended_while_it_looks_whether_to_stop_holds_nobody_up(c
     running.close()
 
 
+def test_workers_that_read_nothing_ahead_are_refused(car: Written) -> None:
+    with pytest.raises(torch_ipfs.OptionError, match="prefetch_factor"):
+        make_dataloader(shuffled(car), num_workers=1, prefetch_factor=0)
+
+
 def test_a_pass_goes_on_whatever_passes_begin_and_end_in_its_middle(car: Written) -> None:
     with closing(make_dataloader(shuffled(car, 40), num_workers=1)) as loader:
         outer = [(batch, indices(loader)) for batch in loader]

@@ -60,6 +60,11 @@ def test_default_collate_takes_the_columns(car: Written) -> None:
         assert batch["name"] == [f"sample {i}" for i in batch["index"].tolist()]
 
 
+def test_a_batch_sampler_may_be_of_tensors(car: Written) -> None:
+    batches = torch.arange(N).split(10)
+    assert indices(DataLoader(IPFSMapDataset(*car), batch_sampler=list(batches))) == list(range(N))  # with no warning
+
+
 def test_default_collate_of_rows_from_anywhere(car: Written) -> None:
     dataset = IPFSMapDataset(*car)
     batch = default_collate([dataset[3], dataset[8]])

@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
-from torch_ipfs.dataset.opening import checked_count
+from torch_ipfs.dataset.opening import checked_count, whole_number
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.workers import begin_workers, can_go_on, end_workers
 from torch_ipfs.errors import OptionError
@@ -50,6 +50,9 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             if options.get(name):
                 where = f"IPFSIterableDataset(..., {name}={options[name]!r}), or IPFSDataLoader's"
                 raise OptionError(f"{name} is the dataset's to know: {where}")
+        prefetch_factor = options.get("prefetch_factor")
+        if prefetch_factor is not None and (whole_number(prefetch_factor) or 0) < 1:
+            raise OptionError(f"prefetch_factor must be a whole number of at least 1, but is {prefetch_factor!r}")
         options.setdefault("persistent_workers", num_workers > 0)
         with warnings.catch_warnings():
             # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.

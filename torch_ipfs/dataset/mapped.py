@@ -30,7 +30,7 @@ def _checked(indices: Sequence[SupportsIndex], size: int) -> Int64s:
 
     :raises IndexError: one is outside of the dataset.
     """
-    samples = np.array(indices)
+    samples = np.asarray(indices)  # of a tensor: to ask for a copy would be warned of
     if samples.dtype != np.int64 or samples.ndim != 1:
         # Numbers of other types, or no numbers: each is asked what index it is.
         samples = np.array([operator.index(index) for index in indices], dtype=object)

@@ -57,7 +57,8 @@ class _Workers(_MultiProcessingDataLoaderIter):
         return got
 
     def __del__(self) -> None:
-        if sys is not None and not sys.is_finalizing():
+        made = hasattr(self, "_workers")  # not where there were too few file descriptors to begin
+        if made and sys is not None and not sys.is_finalizing():
             end_workers(self)
 
 
