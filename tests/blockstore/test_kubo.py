@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.network.dags import as_car, dag
@@ -439,11 +440,14 @@ def test_a_post_follows_no_redirect():
         serving(lambda _, c: c.answer(b"", 307, {"Location": elsewhere.url})) as server,
     ):
         store = KuboBlockstore(server.url, bearer="t0ps3cr3t", **options())
+        errors = []  # which hold what was left open
         for call in (lambda: store.get(block(1)[0]), store.id, store.pins, lambda: store.put(*block(1))):
-            with pytest.raises(TransportError, match="redirect"):
+            with pytest.raises(TransportError, match="redirect") as caught:
                 call()
+            errors.append(caught)
         assert elsewhere.asked == []
         store.close()
+        assert not [c for c in psutil.Process().net_connections() if c.raddr and c.raddr.port == server.port]
 
 
 # A swarm

@@ -320,4 +320,5 @@ class _Authorization:
 
     def _refuse_redirect(self, response: Any, **_: Any) -> None:
         if response.is_redirect:
+            response.close()  # requests lets go of it, and would leave its socket to the garbage collector
             raise ConnectionError("redirected, which a POST does not follow; give the final address")
