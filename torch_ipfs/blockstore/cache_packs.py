@@ -53,7 +53,6 @@ class Pack:
         self._places = {cid.multihash: slice(start, stop) for cid, start, stop in car.scan(self._view)[1]}
         self._checked: set[bytes] = set()
         self._bad = bad
-        self.num_bytes = len(self._view)
 
     def __contains__(self, multihash: bytes) -> bool:
         return multihash in self._places

@@ -14,6 +14,7 @@ from torch_ipfs.blockstore.directories import absolute, cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
 from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.fetch_once import CountedPack, FetchOnce
+from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TorchIPFSError
 
@@ -140,7 +141,7 @@ class CachedBlockstore:
 
     def at_hand(self, cid: CID) -> Block | None:
         """The block, if the cache has it and need not hash much for it; the store below is not asked."""
-        return self._here().blocks.at_hand(cid.multihash)
+        return self._here().blocks.read(cid.multihash, most_unchecked_bytes=INLINE_BYTES)
 
     def has(self, cid: CID) -> bool:
         """Whether the cache or the store below holds ``cid``."""

@@ -9,12 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, identity_block
+from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, Blockstore, LinkedBlockstore, identity_block
 from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
 from torch_ipfs.blockstore.collecting import is_collecting, put_off
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
 from torch_ipfs.blockstore.fetch_ahead import close_iterator, source_of
-from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
 from torch_ipfs.blockstore.held_claims import HeldClaims
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID
@@ -105,17 +104,9 @@ class FetchOnce:
         finally:
             close_iterator(answers)
 
-    def read(self, multihash: bytes) -> Block | None:
-        """The block, if it is in the cache."""
-        block = self.disk.read(multihash)
-        if block is None or isinstance(block, Unchecked):
-            return None
-        self.count_hit(len(block))
-        return block
-
-    def at_hand(self, multihash: bytes) -> Block | None:
-        """The block, if it is in the cache and is small or checked."""
-        block = self.disk.read(multihash, most_unchecked_bytes=INLINE_BYTES)
+    def read(self, multihash: bytes, *, most_unchecked_bytes: int = MAX_BLOCK_BYTES) -> Block | None:
+        """The block, if it is in the cache and, where it is over ``most_unchecked_bytes``, checked."""
+        block = self.disk.read(multihash, most_unchecked_bytes=most_unchecked_bytes)
         if block is None or isinstance(block, Unchecked):
             return None
         self.count_hit(len(block))

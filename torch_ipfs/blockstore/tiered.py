@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from operator import methodcaller
 
 from torch_ipfs.blockstore.base import AtHand, Block, Blockstore, identity_block, linked_at_hand, unreachable_at
 from torch_ipfs.blockstore.fetch_ahead import source_of
@@ -168,7 +169,7 @@ class TieredBlockstore:
 
     def put_many(self, blocks: Iterable[tuple[CID, Block]]) -> None:
         for batch in _batches(blocks):
-            self._first_writable(lambda store, batch=batch: store.put_many(batch), batch[0][0])  # type: ignore[misc]
+            self._first_writable(methodcaller("put_many", batch), batch[0][0])
 
     def cids(self) -> Iterator[CID]:
         """What the sources hold, each block once."""

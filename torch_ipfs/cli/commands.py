@@ -118,10 +118,9 @@ def _pin(target: Out, pins: Pinning) -> str:
     if not isinstance(target, PinningBlockstore):
         return ""
     target.pin(pins.root)
-    lists = []
-    for cid in put_links(target, pins.unlinked):
+    lists = list(put_links(target, pins.unlinked))
+    for cid in lists:
         target.pin(cid)
-        lists.append(cid)
     if not lists:
         return ", pinned"
     named = of_count(len(pins.unlinked))

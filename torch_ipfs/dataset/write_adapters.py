@@ -74,9 +74,9 @@ def _table_source(samples: Any) -> Source | None:
 
         return hugging_face_source(samples)
     if pyarrow is not None and isinstance(samples, pyarrow.Table | pyarrow.RecordBatch):
-        from torch_ipfs.dataset.write_arrow import table_source
+        from torch_ipfs.dataset.write_arrow import table_columns
 
-        return table_source(samples)
+        return ColumnSource(table_columns(samples))
     if hasattr(samples, "__arrow_c_stream__"):
         return _stream_source(samples)
     return None

@@ -16,7 +16,7 @@ from torch_ipfs.dataset.write_arrow_conform import conform
 from torch_ipfs.dataset.write_arrow_observe import Observed, observe
 from torch_ipfs.dataset.write_arrow_plain import has_null_items, storable
 from torch_ipfs.dataset.write_arrow_sizes import has_shared_values, row_bytes
-from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, arrays, fields_of, fitting
+from torch_ipfs.dataset.write_columns import InputColumn, arrays, fields_of, fitting
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, Chunk, misfit_error
 from torch_ipfs.errors import ManifestError, OptionError
 from torch_ipfs.manifest.arrays import Array
@@ -181,8 +181,3 @@ def _held_bytes(table: Any) -> int:
         return int(table.nbytes)
     except pa.ArrowException:  # older versions cannot tell how much of a view's memory a slice has
         return sum(int(row_bytes(chunk).sum()) for column in table.columns for chunk in column.chunks)
-
-
-def table_source(table: Any) -> ColumnSource:
-    """The source of a ``Table`` or ``RecordBatch``."""
-    return ColumnSource(table_columns(table))

@@ -108,21 +108,18 @@ class ListColumn:
             budget_bytes -= held_bytes(value)
             if budget_bytes < 0:
                 return max(row, start + 1)
-        return min(stop, start + CHUNK_ROWS)
+        return stop
 
     def array(self, start: int, stop: int, field: Field) -> Array:
         return array_from_values(self._plain(start, stop), field)
-
-    def _rows(self, start: int, stop: int) -> list[Any]:
-        values = self._each(start, stop)
-        return list(values) if self._lasting else [own(value) for value in values]
 
     def _each(self, start: int, stop: int) -> Iterable[Any]:
         """Values as they are: of a sequence that makes them, each until the next one is made."""
         return self._values[start:stop] if self._lasting else map(self._values.__getitem__, range(start, stop))
 
     def _plain(self, start: int, stop: int) -> Values:
-        return plain_values(self._rows(start, stop))
+        values = self._each(start, stop)
+        return plain_values(list(values) if self._lasting else [own(value) for value in values])
 
 
 class MapColumn:
@@ -134,7 +131,7 @@ class MapColumn:
 
     @property
     def observed_rows(self) -> int | None:
-        return min((c.observed_rows for c in self._columns.values() if c.observed_rows is not None), default=None)
+        return fewest_observed(self._columns)
 
     def __len__(self) -> int:
         return self._num_rows
@@ -173,7 +170,6 @@ class ColumnSource:
 
     def chunks(self, rows_per_shard: int | None) -> Iterator[Chunk]:
         start, num_rows = 0, common_length(self._columns)
-        observed_rows = [c.observed_rows for c in self._columns.values() if c.observed_rows is not None]
         while start < num_rows:
             stop = fitting(self._columns, start, num_rows, CHUNK_BYTES)
             if rows_per_shard is not None and stop < num_rows and stop - start > rows_per_shard:
@@ -181,7 +177,7 @@ class ColumnSource:
             try:
                 chunk = arrays(self._columns, self._schema.fields, start, stop)
             except Misfit as misfit:
-                raise misfit_error(misfit, start, min(observed_rows, default=None)) from None
+                raise misfit_error(misfit, start, fewest_observed(self._columns)) from None
             yield chunk, stop - start
             start = stop
 
@@ -196,6 +192,11 @@ def common_length(columns: Mapping[str, InputColumn]) -> int:
         told = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
         raise OptionError(f"columns have one length: {told}")
     return next(iter(lengths.values()), 0)
+
+
+def fewest_observed(columns: Mapping[str, InputColumn]) -> int | None:
+    """From how many rows the field of one of ``columns`` was found; ``None`` where all were found from all rows."""
+    return min((c.observed_rows for c in columns.values() if c.observed_rows is not None), default=None)
 
 
 def fields_of(columns: Mapping[str, InputColumn]) -> tuple[tuple[str, Field], ...]:

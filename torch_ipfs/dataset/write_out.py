@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 from torch_ipfs.blockstore.base import Block, Blockstore
@@ -35,9 +34,7 @@ class Sink(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def put(self, cid: CID, data: Block) -> None:
         """Take a block.
@@ -104,9 +101,7 @@ class _CarSink:
         self._car = car.CarWriter(self._file, [self._root])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError, ValueError):
             # Closing writes what is left in the buffer, which may fail again; the file is closed nevertheless.
             self._file.close()
@@ -171,9 +166,7 @@ class _StoreSink:
             self._held.enter_context(self._store.writing())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._batch.clear()
         self._held.close()
 

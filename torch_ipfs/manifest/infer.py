@@ -15,7 +15,8 @@ from torch_ipfs.errors import OptionError, SampleError
 from torch_ipfs.manifest.alike_samples import AlikeSamples
 from torch_ipfs.manifest.arrays import NumberArray
 from torch_ipfs.manifest.maps import as_maps, columns_of, keys_of
-from torch_ipfs.manifest.schema import MAX_DEPTH, MAX_RANK, STORAGE, Field, Schema, as_nullable
+from torch_ipfs.manifest.numbers import python_kinds
+from torch_ipfs.manifest.schema import MAX_DEPTH, MAX_RANK, Field, Schema, as_nullable
 from torch_ipfs.manifest.values import Misfit, describe, dtype_of, kind_of, kinds_of
 
 
@@ -130,7 +131,7 @@ class _Inference:
             is_array = kind_of(type(value)) == "array"
             if is_array and (dtype_of(value) != dtype or len(value.shape) != rank):
                 return self._other(row, f"{describe(value)}, where an earlier sample has {describe(first)}")
-            if not is_array and (rank or not _takes(dtype, kind_of(type(value)))):
+            if not is_array and (rank or kind_of(type(value)) not in python_kinds(dtype)):
                 return self._other(row, f"{describe(value)}, where another sample has {describe(first)}")
         sizes = [set(axis) for axis in zip(*(value.shape for value in arrays), strict=True)]
         return Field(dtype, tuple(axis.pop() if len(axis) == 1 else None for axis in sizes))
@@ -162,14 +163,6 @@ def _scalar_dtype(kinds: set[str], values: Sequence[Any], *, inside_list: bool) 
         return "complex128" if inside_list else "complex64"
     return (
         next(iter(kinds)) if kinds <= {"bool"} or kinds <= {"text"} or kinds <= {"bytes"} or kinds <= {"link"} else ""
-    )
-
-
-def _takes(dtype: str, kind: str) -> bool:
-    """Whether a Python number of that kind fits among arrays of ``dtype``."""
-    storage = "f" if dtype.startswith(("bfloat", "float8")) else "c" if dtype == "complex32" else STORAGE[dtype].kind
-    return kind in {"b": ("bool",), "i": ("int",), "u": ("int",), "f": ("int", "float")}.get(
-        storage, ("int", "float", "complex")
     )
 
 

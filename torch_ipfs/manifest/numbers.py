@@ -36,6 +36,27 @@ def is_complex(dtype: str) -> bool:
     return dtype.startswith("complex")
 
 
+def number_kind(dtype: str) -> str:
+    """The letter that numpy has for what a dtype's values are, also of the dtypes that numpy does not have."""
+    if dtype == "bfloat16" or dtype.startswith("float8"):
+        return "f"
+    return "c" if is_complex(dtype) else STORAGE[dtype].kind
+
+
+def python_kinds(dtype: str) -> frozenset[str]:
+    """Which of Python's numbers a dtype takes, as :func:`torch_ipfs.manifest.values.kind_of` names them."""
+    return _PYTHON_KINDS[number_kind(dtype)]
+
+
+_PYTHON_KINDS = {
+    "b": frozenset({"bool"}),
+    "i": frozenset({"int"}),
+    "u": frozenset({"int"}),
+    "f": frozenset({"int", "float"}),
+    "c": frozenset({"int", "float", "complex"}),
+}
+
+
 def widen(dtype: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """``values`` of a storage dtype as numbers that numpy knows, exactly: bfloat16 as float32, complex32 as complex64,
     float8 as float32.

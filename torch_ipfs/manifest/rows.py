@@ -32,7 +32,7 @@ from torch_ipfs.manifest.arrays import (
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.infer import infer_schema
 from torch_ipfs.manifest.maps import as_maps, columns_of
-from torch_ipfs.manifest.numbers import element_storage, is_complex, narrow
+from torch_ipfs.manifest.numbers import element_storage, is_complex, narrow, number_kind, python_kinds
 from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
 from torch_ipfs.manifest.unpack import to_column
 from torch_ipfs.manifest.values import Misfit, Typed, describe, dtype_of, kind_of, kinds_of
@@ -224,26 +224,11 @@ def arrays_from_columns(fields: tuple[tuple[str, Field], ...], columns: Sequence
 
 # Numbers and tensors
 
-_NUMBER_KINDS = {
-    "b": frozenset({"bool"}),
-    "i": frozenset({"int"}),
-    "u": frozenset({"int"}),
-    "f": frozenset({"int", "float"}),
-    "c": frozenset({"int", "float", "complex"}),
-}
-
-
-def number_kind(dtype: str) -> str:
-    """The letter that numpy has for what a dtype's values are, also of the dtypes that numpy does not have."""
-    if dtype in ("bfloat16", "complex32") or dtype.startswith("float8"):
-        return "c" if dtype == "complex32" else "f"
-    return STORAGE[dtype].kind
-
 
 def _tensors(values: _List, field: Field) -> npt.NDArray[Any]:
     """``(rows, *shape)`` in the storage dtype, of values that all have the field's shape."""
     kinds = kinds_of(values)
-    if not field.shape and kinds <= _NUMBER_KINDS[number_kind(field.dtype)]:
+    if not field.shape and kinds <= python_kinds(field.dtype):
         return _numbers(values, field)
     if field.shape and kinds == {"list"}:
         return _nested(values, field)
@@ -340,7 +325,7 @@ def _tensor(value: Any, field: Field, row: int) -> npt.NDArray[Any]:
         tensor = _from_map(value, field)
     elif kind == "list" and field.shape:
         return _from_list(value, field, row)
-    elif kind in _NUMBER_KINDS[number_kind(field.dtype)] and not field.shape:
+    elif kind in python_kinds(field.dtype) and not field.shape:
         try:
             return np.asarray(_numbers([value], field)[0])
         except Misfit as misfit:

@@ -101,11 +101,6 @@ def describe(value: Any) -> str:
     return names.get(kind) or f"{'an' if kind == 'int' else 'a'} {type(value).__name__}"
 
 
-def first_of_other_kind(values: list[Any], expected: str) -> int:
-    """Index of the first value, ``None`` aside, that is not of the kind ``expected``."""
-    return next(i for i, value in enumerate(values) if value is not None and kind_of(type(value)) != expected)
-
-
 @lru_cache(maxsize=256)
 def numpy_dtype_name(dtype: np.dtype[Any]) -> str:
     """The dataset's name for a dtype of numpy's own, of either byte order; ``""`` where it has none.
