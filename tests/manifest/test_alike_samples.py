@@ -16,7 +16,8 @@ from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest import alike_samples
 from torch_ipfs.manifest.alike_samples import AlikeSamples
 from torch_ipfs.manifest.column import FixedColumn
-from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
+from torch_ipfs.manifest.infer import infer_schema
+from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Field, Schema
 from torch_ipfs.manifest.tree import Manifest
 

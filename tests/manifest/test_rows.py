@@ -15,8 +15,9 @@ from tests.manifest.strategies import read_back
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.column import FixedColumn, ObjectColumn, StructColumn
+from torch_ipfs.manifest.infer import infer_schema
 from torch_ipfs.manifest.maps import MAX_CELLS
-from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
+from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import MAX_FIELDS, Field, Schema
 from torch_ipfs.manifest.values import Typed
 

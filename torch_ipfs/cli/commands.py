@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
 from torch_ipfs.blockstore.directories import home_expanded
@@ -16,6 +14,7 @@ from torch_ipfs.blockstore.pins import put_links
 from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
 from torch_ipfs.cli.walk import Found, Pinning, Walk
 from torch_ipfs.dataset.leaves import dataset_schema
+from torch_ipfs.dataset.progress import progress_bar
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.manifest.naming import resolve_root
@@ -61,7 +60,7 @@ def verify(chosen: Namespace) -> int:
     store, manifest = _open(chosen)
     counted = _Counted()
     bad: dict[str, TorchIPFSError] = {}
-    with _progress("verifying") as advance:
+    with progress_bar("verifying", "B") as advance:
         for found in Walk(store, manifest, check_samples=True).blocks():
             if found.error is None:
                 advance(counted.add(found))
@@ -81,7 +80,7 @@ def push(chosen: Namespace) -> int:
     store, manifest = _open(chosen)
     target = _target(chosen.target)
     counted, pins = _Counted(), Pinning(manifest.root)
-    with open_sink(target, root=manifest.root) as sink, _progress("pushing") as advance:
+    with open_sink(target, root=manifest.root) as sink, progress_bar("pushing", "B") as advance:
         for found in Walk(store, manifest).blocks():
             if found.error is not None:
                 raise found.error
@@ -142,15 +141,3 @@ class _Counted:
 
     def __str__(self) -> str:
         return f"{self._blocks:,} blocks of {self._bytes:,} bytes"
-
-
-@contextmanager
-def _progress(doing: str) -> Iterator[Callable[[int], object]]:
-    """A bar on standard error where that is a terminal; its total is not known."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, desc=doing, file=sys.stderr) as bar:
-        yield bar.update

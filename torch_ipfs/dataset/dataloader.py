@@ -16,9 +16,9 @@ from torch.utils.data.dataloader import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from torch_ipfs.dataset.arguments import checked_count, whole_number
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
-from torch_ipfs.dataset.opening import checked_count, whole_number
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.workers import begin_workers, can_go_on, end_workers
 from torch_ipfs.errors import OptionError

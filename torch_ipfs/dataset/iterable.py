@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.arguments import check_function, checked_columns, checked_count, whole_number
 from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
-from torch_ipfs.dataset.opening import Opening, check_function, checked_columns, checked_count, whole_number
+from torch_ipfs.dataset.opening import Opening
 from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
 from torch_ipfs.dataset.reader import Reader
@@ -218,7 +219,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
         order = Order(
             self.manifest.root_node, self.manifest.num_samples, self._shuffle_options(), self.seed, checked_epoch(epoch)
         )
-        return global_batch(self.manifest, self._partition(self._topology.world_size, start), order, epoch, step)
+        partition = self._partition(self._topology.world_size, checked_count("start", start))
+        return global_batch(self.manifest, partition, order, epoch, step)
 
     # A pass.
 

@@ -14,8 +14,9 @@ from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import DAG_PB, RAW, CID
 from torch_ipfs.errors import BlockError, CodecError, ManifestError, SampleError, TorchIPFSError
 from torch_ipfs.manifest.column import Shard
+from torch_ipfs.manifest.infer import infer_schema
 from torch_ipfs.manifest.naming import as_cid
-from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
+from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Leaf, Manifest
 from torch_ipfs.manifest.unpack import unpack

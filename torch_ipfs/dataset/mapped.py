@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.arguments import check_function, checked_columns
 from torch_ipfs.dataset.batch_stream import BatchStream
 from torch_ipfs.dataset.collate import Batch, rows_of
-from torch_ipfs.dataset.opening import Opening, check_function, checked_columns
+from torch_ipfs.dataset.opening import Opening
 from torch_ipfs.dataset.passes import transformed
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.row import Rows

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,41 +18,6 @@ from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
 
 _PASSWORD = re.compile(r"//[^/@]*@")
-
-
-def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
-    """``columns`` as a tuple.
-
-    :raises OptionError: one string, or anything but strings: a frequent slip.
-    """
-    if columns is None:
-        return None
-    names = None if isinstance(columns, str) or not isinstance(columns, Iterable) else tuple(columns)
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise OptionError(f"columns must be a list of field names, but is {columns!r}")
-    return names
-
-
-def whole_number(given: Any) -> int | None:
-    """``given`` as an int, where it is a whole number, of numpy's and torch's types too; a bool is none."""
-    try:
-        return None if isinstance(given, bool) else operator.index(given)
-    except TypeError:
-        return None
-
-
-def checked_count(name: str, given: Any, *, below: float = math.inf) -> int:
-    """:raises OptionError: ``given`` is no whole number of at least 0, or not below a bound."""
-    number = whole_number(given)
-    if number is None or not 0 <= number < below:
-        raise OptionError(f"{name} must be a whole number of at least 0, but is {given!r}")
-    return number
-
-
-def check_function(name: str, given: object, of: str) -> None:
-    """:raises OptionError: it is neither a function nor ``None``."""
-    if given is not None and not callable(given):
-        raise OptionError(f"{name} must be a function of {of}, but is {given!r}")
 
 
 @dataclass(slots=True)

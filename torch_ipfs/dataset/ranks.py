@@ -7,7 +7,7 @@ import os
 import torch.distributed
 from torch.utils.data import get_worker_info
 
-from torch_ipfs.dataset.opening import whole_number
+from torch_ipfs.dataset.arguments import whole_number
 from torch_ipfs.errors import OptionError
 from torch_ipfs.plan.topology import Topology
 

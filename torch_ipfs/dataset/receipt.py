@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.arguments import whole_number
 from torch_ipfs.dataset.leaves import link_of
-from torch_ipfs.dataset.opening import whole_number
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.plan.partition import Partition

@@ -19,7 +19,8 @@ from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.write_plain import typed_bits
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.column import Column, FixedColumn, StructColumn
-from torch_ipfs.manifest.rows import infer_schema, shard_from_rows
+from torch_ipfs.manifest.infer import infer_schema
+from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.values import Typed
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.arguments import whole_number
+from torch_ipfs.dataset.progress import progress_bar
 from torch_ipfs.dataset.write_adapters import open_source
 from torch_ipfs.dataset.write_layouts import EmbeddedLayout, Layout, PackedLayout, SamplesLayout
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import CodecError, OptionError, SampleError
+from torch_ipfs.manifest.build import Put
 from torch_ipfs.manifest.schema import Field, Schema
 
 LayoutName = Literal["packed", "samples", "embedded"]
@@ -74,14 +76,14 @@ def write_dataset(
     :raises OptionError: an option that cannot be, or samples of an unknown type.
     :raises TransportError: ``out`` cannot be written.
     """
-    options = _Options(layout, hash_function, shard_bytes)
+    begin = _checked_layout(layout, hash_function, shard_bytes)
     extras = root_extras(name, description, version, created_at, metadata)
     given = _given_schema(schema)
     source = open_source(samples, columns)
     with open_sink(out) as sink, _bounded_depth():
         found = source.schema(given)
-        blocks: Layout = _LAYOUTS[options.layout](found, sink.put, options.hash_function, options.shard_bytes)
-        with _bar(source.num_rows, progress) as advance:
+        blocks = begin(found, sink.put)
+        with progress_bar("writing", "sample", source.num_rows, shown=progress) as advance:
             for chunk, num_rows in source.chunks(blocks.rows_per_shard):
                 blocks.add(chunk, num_rows)
                 advance(num_rows)
@@ -90,20 +92,20 @@ def write_dataset(
     return root
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    layout: str
-    hash_function: str
-    shard_bytes: int
+def _checked_layout(layout: str, hash_function: str, shard_bytes: int) -> Callable[[Schema, Put], Layout]:
+    """What makes the blocks of rows of a schema.
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.layout, str) or self.layout not in _LAYOUTS:
-            raise OptionError(f"layout is one of {', '.join(map(repr, _LAYOUTS))}, not {self.layout!r}")
-        check_hash_function(self.hash_function)
-        if type(self.shard_bytes) is not int or not MIN_SHARD_BYTES <= self.shard_bytes <= MAX_SHARD_BYTES:
-            raise OptionError(
-                f"shard_bytes is a whole number from {MIN_SHARD_BYTES} to {MAX_SHARD_BYTES}, not {self.shard_bytes!r}"
-            )
+    :raises OptionError: an option cannot be.
+    """
+    if not isinstance(layout, str) or layout not in _LAYOUTS:
+        raise OptionError(f"layout is one of {', '.join(map(repr, _LAYOUTS))}, not {layout!r}")
+    check_hash_function(hash_function)
+    number = whole_number(shard_bytes)
+    if number is None or not MIN_SHARD_BYTES <= number <= MAX_SHARD_BYTES:
+        raise OptionError(
+            f"shard_bytes is a whole number from {MIN_SHARD_BYTES} to {MAX_SHARD_BYTES}, not {shard_bytes!r}"
+        )
+    return partial(_LAYOUTS[layout], hash_function=hash_function, shard_bytes=number)
 
 
 def check_hash_function(hash_function: object) -> None:
@@ -158,15 +160,3 @@ def _bounded_depth() -> Iterator[None]:
         yield
     except RecursionError:
         raise SampleError("a sample has lists or maps in each other without end, or too many of them") from None
-
-
-@contextmanager
-def _bar(total: int | None, progress: bool | None) -> Iterator[Callable[[int], object]]:
-    """A progress bar's ``update``, or something that does nothing."""
-    if not (sys.stderr.isatty() if progress is None else progress):
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="sample", unit_scale=True, desc="writing", file=sys.stderr) as bar:
-        yield bar.update

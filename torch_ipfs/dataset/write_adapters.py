@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from torch_ipfs.dataset.arguments import checked_columns
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
 from torch_ipfs.dataset.write_plain import check_dense, typed_bits
 from torch_ipfs.dataset.write_rows import RowSource
@@ -48,15 +49,10 @@ def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
     return RowSource(_iterated(samples), length(samples), columns)
 
 
-def _checked_names(columns: Any) -> list[str] | None:
-    if columns is None:
-        return None
-    if isinstance(columns, str) or not isinstance(columns, Iterable):
-        raise OptionError(f"columns is a list of names, not {columns!r}")
-    names = list(columns)
-    for name in names:
-        if not isinstance(name, str) or names.count(name) > 1:
-            raise OptionError(f"columns is a list of names that differ; {name!r} is none, or is there twice")
+def _checked_names(columns: Sequence[str] | None) -> tuple[str, ...] | None:
+    names = checked_columns(columns)
+    if names is not None and (twice := [name for name in names if names.count(name) > 1]):
+        raise OptionError(f"columns is a list of names that differ; {twice[0]!r} is there twice")
     return names
 
 

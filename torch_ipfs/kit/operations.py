@@ -7,6 +7,7 @@ from typing import Any
 from torch_ipfs import codec, unixfs
 from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.arguments import checked_count
 from torch_ipfs.errors import BlockTooLarge, OptionError
 from torch_ipfs.kit import pubsub
 from torch_ipfs.kit.content import Content, write_content
@@ -76,9 +77,8 @@ class IPFSOperations:
         :param cid: its CID, or a path through directories and objects.
         :returns: ``data``.
         """
-        for name, number in (("offset", offset), ("length", 0 if length is None else length)):
-            if not isinstance(number, int) or number < 0:
-                raise OptionError(f"{name} must be a whole number of at least 0, but is {number!r:.80}")
+        offset = checked_count("offset", offset)
+        length = None if length is None else checked_count("length", length)
         found = unixfs.resolve(self._node.asked, _path(cid))
         if offset == 0 and length is None:
             return {"cid": str(found), "data": bytes(unixfs.read(self._node.asked, found))}

@@ -13,10 +13,10 @@ from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.bridges.load_order import settle
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.arguments import check_function, checked_count
 from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.epoch import OnError
 from torch_ipfs.dataset.iterable import IPFSIterableDataset, checked_batch_size
-from torch_ipfs.dataset.opening import check_function, checked_count
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.client import Cache, store_of
 from torch_ipfs.loader.dag_get import DagGetBlockstore

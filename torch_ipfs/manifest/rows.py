@@ -30,14 +30,11 @@ from torch_ipfs.manifest.arrays import (
     spread,
 )
 from torch_ipfs.manifest.column import Shard
-from torch_ipfs.manifest.infer import infer_schema
 from torch_ipfs.manifest.maps import as_maps, columns_of
 from torch_ipfs.manifest.numbers import element_storage, is_complex, narrow, number_kind, python_kinds
 from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
 from torch_ipfs.manifest.unpack import to_column
 from torch_ipfs.manifest.values import Misfit, Typed, describe, dtype_of, kind_of, kinds_of
-
-__all__ = ["array_from_values", "arrays_from_columns", "arrays_from_rows", "infer_schema", "shard_from_rows"]
 
 Values = Sequence[Any] | NumberArray
 """The values of one field for many samples. Where they are one array already, they are given as that."""

@@ -45,7 +45,7 @@ class Partition:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise OptionError(f"batch_size must be at least 1, but is {self.batch_size}")
-        if not isinstance(self.start, int) or not 0 <= self.start <= self.num_samples:
+        if not 0 <= self.start <= self.num_samples:
             raise OptionError(f"start must be a whole number in [0, {self.num_samples}], but is {self.start!r}")
 
     @property
