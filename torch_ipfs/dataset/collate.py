@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import default_collate
 
+from torch_ipfs.dataset.dtypes import BY_BITS, WITHOUT_NUMPY
 from torch_ipfs.dataset.sending import BY_VALUE_BYTES
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.schema import STORAGE, Field, Schema
@@ -18,9 +19,7 @@ from torch_ipfs.manifest.schema import STORAGE, Field, Schema
 Sample = dict[str, Any]
 Batch = dict[str, Any]
 
-_BY_BITS = frozenset(name for name in STORAGE if name.startswith(("bfloat16", "float8_")))
-_REINTERPRETED = {name: getattr(torch, name) for name in _BY_BITS if hasattr(torch, name)}
-_AS_NUMPY = STORAGE.keys() - _BY_BITS - {"complex32"}
+_AS_NUMPY = STORAGE.keys() - BY_BITS - {"complex32"}
 
 
 def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
@@ -36,11 +35,11 @@ def to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
     if dtype == "complex32":
         # Of arrays without elements numpy keeps strides that view_as_complex does not take.
         return torch.view_as_complex(tensor if tensor.numel() else tensor.new_zeros(tensor.shape))
-    if dtype not in _REINTERPRETED:
+    if dtype not in WITHOUT_NUMPY:
         raise SampleError(
             f"torch {torch.__version__} has no {dtype}, which a field of the dataset is of; a newer one has"
         )
-    return tensor.view(_REINTERPRETED[dtype])
+    return tensor.view(WITHOUT_NUMPY[dtype])
 
 
 def to_tensors(arrays: list[npt.NDArray[Any]], dtype: str) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ import torch
 
 from torch_ipfs.bridges.tensorflow import Form, load_tensorflow, signature_of, tensorflow_dataset
 from torch_ipfs.dataset.dataloader import Received
+from torch_ipfs.dataset.dtypes import BITS
 from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES, first_leaf
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.write_plain import typed_bits
@@ -26,12 +27,6 @@ from torch_ipfs.manifest.values import Typed
 
 if TYPE_CHECKING:
     from torch_ipfs.dataset.iterable import IPFSIterableDataset
-
-_NO_NUMPY = {torch.bfloat16: torch.uint16} | {
-    dtype: torch.uint8
-    for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
-    if (dtype := getattr(torch, name, None)) is not None
-}
 
 
 def to_tensorflow(
@@ -187,7 +182,7 @@ def _plain_value(sample: Any) -> Any:
     if isinstance(sample, torch.Tensor):
         numpy = numpy_of(sample)
         dtype = str(sample.dtype).removeprefix("torch.")
-        return Typed(dtype, numpy) if sample.dtype in _NO_NUMPY or sample.dtype == torch.complex32 else numpy
+        return Typed(dtype, numpy) if sample.dtype in BITS or sample.dtype == torch.complex32 else numpy
     if isinstance(sample, np.ndarray | np.generic):
         return typed_bits(sample) or sample
     if isinstance(sample, Mapping):
@@ -200,7 +195,7 @@ def numpy_of(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.dtype == torch.complex32:
             return torch.view_as_real(value).numpy()
-        bits = _NO_NUMPY.get(value.dtype)
+        bits = BITS.get(value.dtype)
         return value.numpy() if bits is None else value.view(bits).numpy()
     if isinstance(value, dict):
         return {name: numpy_of(inner) for name, inner in value.items()}

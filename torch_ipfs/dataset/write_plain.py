@@ -16,19 +16,11 @@ import numpy as np
 import torch
 
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.dtypes import BITS, NATIVE
 from torch_ipfs.manifest.arrays import NumberArray
 from torch_ipfs.manifest.rows import Values
 from torch_ipfs.manifest.schema import STORAGE
 from torch_ipfs.manifest.values import Misfit, Typed, dtype_of, kind_of, numpy_dtype_name
-
-_NATIVE = {getattr(torch, name) for name in STORAGE if STORAGE[name].name == name and hasattr(torch, name)}
-"""torch dtypes that numpy has too."""
-_BITS = {
-    getattr(torch, name): (name, torch.int16 if STORAGE[name].itemsize == 2 else torch.uint8)
-    for name in STORAGE
-    if name.startswith(("bfloat16", "float8_")) and hasattr(torch, name)
-}
-"""torch dtypes that numpy does not have: the dataset's name, and the dtype of the same size to look at their bits with."""
 
 _IMAGE_MODES = {"L": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16", "I": "int32", "F": "float32"}
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, CID, Typed})
@@ -159,15 +151,14 @@ def tensor_value(tensor: torch.Tensor) -> Any:
     :raises Misfit: for a layout or dtype that a dataset does not have.
     """
     check_dense(tensor)
-    if tensor.dtype in _NATIVE:
+    if tensor.dtype in NATIVE:
         return tensor.numpy(force=True)
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     if tensor.dtype is torch.complex32:
         return Typed("complex32", torch.view_as_real(tensor).contiguous().numpy())
-    if tensor.dtype not in _BITS:
+    if tensor.dtype not in BITS:
         raise Misfit(0, f"a tensor of {tensor.dtype} cannot be part of a dataset; convert it with tensor.to(...)")
-    name, bits = _BITS[tensor.dtype]
-    return Typed(name, tensor.contiguous().view(bits).numpy().view(STORAGE[name]))
+    return Typed(str(tensor.dtype).removeprefix("torch."), tensor.contiguous().view(BITS[tensor.dtype]).numpy())
 
 
 def check_dense(tensor: torch.Tensor) -> None:

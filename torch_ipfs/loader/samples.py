@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from torch_ipfs.dataset.collate import maps_of
+from torch_ipfs.dataset.dtypes import NATIVE
 
 Column = torch.Tensor | npt.NDArray[Any] | list[Any]
 
@@ -96,7 +97,7 @@ def _stacked(values: list[Any]) -> Column:
 
 
 def _by_value(column: Any) -> Any:
-    small = isinstance(column, torch.Tensor) and column.nbytes <= SENT_BY_VALUE_BYTES and column.dtype in _NUMPY
+    small = isinstance(column, torch.Tensor) and column.nbytes <= SENT_BY_VALUE_BYTES and column.dtype in NATIVE
     return column.numpy() if small else column
 
 
@@ -104,12 +105,3 @@ def _unstacked(column: Column) -> list[Any]:
     if isinstance(column, np.ndarray):
         column = torch.from_numpy(column)
     return list(torch.unbind(column)) if isinstance(column, torch.Tensor) else column
-
-
-_NUMPY = frozenset(
-    getattr(torch, name)
-    for name in (
-        *("bool", "uint8", "int8", "int16", "int32", "int64"),
-        *("float16", "float32", "float64", "complex64", "complex128"),
-    )
-)
