@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch_ipfs.blockstore.base import Block, Blockstore, one_by_one, verify
+from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, TorchIPFSError, TransportError
 
@@ -128,6 +129,11 @@ def got(store: Blockstore, cids: Iterable[CID]) -> list[bytes]:
         assert not isinstance(block, TorchIPFSError)
         blocks.append(bytes(block))
     return blocks
+
+
+def counted(store: TieredBlockstore, name: str) -> list[Any]:
+    """What its stats say of each source."""
+    return [source[name] for source in store.stats()["sources"]]
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

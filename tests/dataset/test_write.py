@@ -291,8 +291,8 @@ LATE_LOOP.append(LATE_LOOP)
 @pytest.mark.parametrize(
     ("samples", "options", "match"),
     [
-        ([(1, 2)], {"columns": ("a", "a")}, "'a' is none, or is there twice"),
-        (TensorDataset(torch.ones(2), torch.ones(2)), {"columns": ["a", "a"]}, "'a' is none, or is there twice"),
+        ([(1, 2)], {"columns": ("a", "a")}, "'a' is there twice"),
+        (TensorDataset(torch.ones(2), torch.ones(2)), {"columns": ["a", "a"]}, "'a' is there twice"),
         ([{"x": 1}], {"columns": ["b"]}, "sample 0 is a map"),
         ([1, 2], {"columns": ["b"]}, "sample 0 is a int"),
         ([(1, 2)], {"columns": 5}, "list of names"),

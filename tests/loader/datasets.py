@@ -1,4 +1,4 @@
-"""Datasets as people make them by hand: objects in DAG-CBOR or JSON, put one by one."""
+"""Datasets as people make them by hand, objects in DAG-CBOR or JSON put one by one, and loaders of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch_ipfs.blockstore.base import Block, one_by_one
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.loader import IPFSDataLoader
 
 
 def put(store: MemoryBlockstore, value: Any) -> CID:
@@ -73,3 +74,10 @@ class SlowStore(MemoryBlockstore):
 
 def slowed(store: MemoryBlockstore, seconds: float, late: Collection[CID] | None = None) -> SlowStore:
     return SlowStore([(cid, store.get(cid)) for cid in store.cids()], seconds, late)
+
+
+def loader_of(store: Any, cid: Any, **options: Any) -> IPFSDataLoader:
+    loader = IPFSDataLoader(store, **{"batch_size": 5, "prefetch": 0, **options})
+    result = loader.load_dataset(cid)
+    assert result["success"], result
+    return loader
