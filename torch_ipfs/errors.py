@@ -9,6 +9,7 @@
     │   ├── HashMismatch      the bytes do not hash to the CID that was asked for
     │   └── BlockTooLarge     over the limit that is in force
     ├── TransportError        a source could not be reached, or broke off; later it may work
+    │   └── StoreClosed       its store was closed, or the process forked, before the answer came
     ├── ManifestError         a dataset whose blocks are whole but say what cannot be
     │   └── SampleError       one sample or field of it does not fit the dataset's schema
     └── ResumeError           a state that does not belong to this dataset and options

@@ -12,8 +12,7 @@ import torch
 
 import torch_ipfs
 from tests.dataset.conftest import Written
-from tests.loader.datasets import embedded, labels, linked, put
-from tests.loader.test_facade import N, loader_of
+from tests.loader.datasets import N, embedded, labels, linked, loader_of, put
 from torch_ipfs import IPFSIterableDataset, MemoryBlockstore, OptionError
 from torch_ipfs.bridges.tensorflow import load_tensorflow
 

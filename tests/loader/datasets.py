@@ -14,6 +14,9 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.loader import IPFSDataLoader
 
+N = 23
+"""Samples of most datasets."""
+
 
 def put(store: MemoryBlockstore, value: Any) -> CID:
     data = dag_cbor.encode(value)

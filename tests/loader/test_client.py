@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import torch_ipfs
-from tests.loader.datasets import embedded, labels, linked, sample, samples
-from tests.loader.test_facade import loader_of
+from tests.loader.datasets import embedded, labels, linked, loader_of, sample, samples
 from tests.network.nodes import KuboNode
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.gateway import GatewayBlockstore

@@ -11,11 +11,9 @@ import pytest
 import torch
 
 import torch_ipfs
-from tests.loader.datasets import embedded, labels, loader_of, put, put_json, sample, samples
+from tests.loader.datasets import N, embedded, labels, loader_of, put, put_json, sample, samples
 from torch_ipfs import MemoryBlockstore, OptionError
 from torch_ipfs.loader import IPFSDataLoader
-
-N = 23
 
 
 @pytest.fixture

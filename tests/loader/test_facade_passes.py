@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 import torch_ipfs
-from tests.loader.datasets import embedded, labels, linked, loader_of, put, samples
+from tests.loader.datasets import N, embedded, labels, linked, loader_of, put, samples
 from torch_ipfs import MemoryBlockstore, OptionError, ResumeError
 from torch_ipfs.loader import IPFSDataLoader
-
-N = 23
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import torch_ipfs
-from tests.loader.datasets import embedded, labels, put, samples
-from tests.loader.test_facade import N, loader_of
+from tests.loader.datasets import N, embedded, labels, loader_of, put, samples
 from torch_ipfs import MemoryBlockstore, OptionError
 
 ROOT = Path(__file__).parents[2]

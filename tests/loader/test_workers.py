@@ -19,8 +19,7 @@ import pytest
 import torch
 
 import torch_ipfs
-from tests.loader.datasets import embedded, labels, linked, put, sample, samples, slowed
-from tests.loader.test_facade import loader_of
+from tests.loader.datasets import embedded, labels, linked, loader_of, put, sample, samples, slowed
 from torch_ipfs import MemoryBlockstore, OptionError, TransportError
 from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES
 from torch_ipfs.loader import IPFSDataLoader

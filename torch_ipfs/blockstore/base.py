@@ -128,6 +128,19 @@ def linked_at_hand(store: Blockstore | LinkedBlockstore, node: CID) -> AtHand | 
     return found
 
 
+def source_of(store: object) -> str:
+    """The store's name in errors and logs."""
+    return str(getattr(store, "source", None) or type(store).__name__)
+
+
+def close_iterator(iterator: object) -> None:
+    """Close an iterator that can be; that of a store's ``get_many`` cancels what is in flight then."""
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        with contextlib.suppress(Exception):
+            close()
+
+
 def unreachable_at(store: Blockstore) -> float | None:
     """When ``store`` found nobody listening where it has its blocks from, if it tells, and has not been answered since."""
     found = getattr(store, "unreachable_at", None)
@@ -190,6 +203,27 @@ def blaming(source: str) -> Iterator[None]:
         raise type(error)(str(error), cid=error.cid, source=source) from None
     except OSError as error:
         raise TransportError(f"the file system refused: {error.strerror or error}", source=source) from error
+
+
+def in_batches(
+    blocks: Iterable[tuple[CID, Block]], most_blocks: int, most_bytes: int
+) -> Iterator[list[tuple[CID, Block]]]:
+    """``blocks`` in lists, each ended by the block that fills it. What comes before an error is a list, too."""
+    batch: list[tuple[CID, Block]] = []
+    size_bytes = 0
+    try:
+        for cid, data in blocks:
+            batch.append((cid, data))
+            size_bytes += len(data)
+            if size_bytes >= most_bytes or len(batch) >= most_blocks:
+                yield batch
+                batch, size_bytes = [], 0
+    except Exception:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def one_by_one(

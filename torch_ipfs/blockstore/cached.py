@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, StrPath, identity_block, unreachable_at
+from torch_ipfs.blockstore.base import (
+    Block,
+    Blockstore,
+    LinkedBlockstore,
+    StrPath,
+    identity_block,
+    source_of,
+    unreachable_at,
+)
 from torch_ipfs.blockstore.cached_reads import CachedReads
 from torch_ipfs.blockstore.directories import absolute, cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
-from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.fetch_once import CountedPack, FetchOnce
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
 from torch_ipfs.codec.cid import CID

@@ -12,10 +12,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Generic, TypeVar
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, close_iterator, source_of
 from torch_ipfs.blockstore.collecting import join
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import TorchIPFSError, TransportError
@@ -340,16 +339,3 @@ class _Feed:
         if cid is None:
             raise StopIteration
         return cid
-
-
-def close_iterator(iterator: Iterator[object]) -> None:
-    """Close an iterator that can be; a store's cancels what is in flight then."""
-    close = getattr(iterator, "close", None)
-    if close is not None:
-        with suppress(Exception):
-            close()
-
-
-def source_of(store: Blockstore) -> str:
-    """The store's name in errors and logs."""
-    return str(getattr(store, "source", None) or type(store).__name__)

@@ -9,11 +9,18 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, Blockstore, LinkedBlockstore, identity_block
+from torch_ipfs.blockstore.base import (
+    MAX_BLOCK_BYTES,
+    Block,
+    Blockstore,
+    LinkedBlockstore,
+    close_iterator,
+    identity_block,
+    source_of,
+)
 from torch_ipfs.blockstore.cache_packs import Pack, PackWriter, key_of
 from torch_ipfs.blockstore.collecting import is_collecting, put_off
 from torch_ipfs.blockstore.disk_cache import DiskCache, Unchecked
-from torch_ipfs.blockstore.fetch_ahead import close_iterator, source_of
 from torch_ipfs.blockstore.held_claims import HeldClaims
 from torch_ipfs.blockstore.trust import Checked
 from torch_ipfs.codec.cid import CID

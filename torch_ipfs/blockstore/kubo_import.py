@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
-from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, verify
+from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, in_batches, verify
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.directories import absolute
 from torch_ipfs.blockstore.http_messages import Request
@@ -41,7 +41,7 @@ def import_blocks(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> 
 
     The CARs name each block by a raw CID: a node keys blocks by multihash, but would want to read those of other codecs.
     """
-    for batch in _batches(transport, blocks):
+    for batch in in_batches(_verified(transport, blocks), _BATCH_BLOCKS, _BATCH_BYTES):
         file = io.BytesIO()
         car.write(file, [], batch)
         form = _Form()
@@ -72,26 +72,12 @@ def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float)
     return roots
 
 
-def _batches(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> Iterator[list[tuple[CID, Block]]]:
-    """``blocks`` verified and cut into batches. What comes before an error is a batch, too."""
-    batch: list[tuple[CID, Block]] = []
-    batch_bytes = 0
-    try:
-        for cid, data in blocks:
-            verify(cid, data, transport.endpoint.source, max_block_bytes=transport.options.max_block_bytes)
-            if identity_block(cid) is not None:
-                continue
-            batch.append((CID.from_multihash("raw", cid.multihash), data))
-            batch_bytes += len(data)
-            if batch_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_BLOCKS:
-                yield batch
-                batch, batch_bytes = [], 0
-    except Exception:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
+def _verified(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> Iterator[tuple[CID, Block]]:
+    """``blocks`` by raw CIDs, each verified, but those that their CIDs carry."""
+    for cid, data in blocks:
+        verify(cid, data, transport.endpoint.source, max_block_bytes=transport.options.max_block_bytes)
+        if identity_block(cid) is None:
+            yield CID.from_multihash("raw", cid.multihash), data
 
 
 async def _send(

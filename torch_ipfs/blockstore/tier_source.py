@@ -9,11 +9,10 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, is_unreachable
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, is_unreachable, source_of
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.collecting import put_off
-from torch_ipfs.blockstore.fetch_ahead import source_of
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.blockstore.source_health import SourceHealth

@@ -8,8 +8,16 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from operator import methodcaller
 
-from torch_ipfs.blockstore.base import AtHand, Block, Blockstore, identity_block, linked_at_hand, unreachable_at
-from torch_ipfs.blockstore.fetch_ahead import source_of
+from torch_ipfs.blockstore.base import (
+    AtHand,
+    Block,
+    Blockstore,
+    identity_block,
+    in_batches,
+    linked_at_hand,
+    source_of,
+    unreachable_at,
+)
 from torch_ipfs.blockstore.source_health import SourceHealth
 from torch_ipfs.blockstore.tier_source import TierSource, reason
 from torch_ipfs.blockstore.tiered_reads import TierOptions, TierReads, TierRequest, TierRouter
@@ -168,7 +176,8 @@ class TieredBlockstore:
         self._first_writable(lambda store: store.put(cid, data), cid)
 
     def put_many(self, blocks: Iterable[tuple[CID, Block]]) -> None:
-        for batch in _batches(blocks):
+        # Lists, which may be put again elsewhere if they cannot be put here.
+        for batch in in_batches(blocks, PUT_BATCH_BLOCKS, PUT_BATCH_BYTES):
             self._first_writable(methodcaller("put_many", batch), batch[0][0])
 
     def cids(self) -> Iterator[CID]:
@@ -247,17 +256,3 @@ def _call(router: TierRouter, source: TierSource, request: TierRequest) -> None:
     except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
         answer = error
     router.answered(source, request, answer)
-
-
-def _batches(blocks: Iterable[tuple[CID, Block]]) -> Iterator[list[tuple[CID, Block]]]:
-    """``blocks`` in lists that may be put again elsewhere if they cannot be put here."""
-    batch: list[tuple[CID, Block]] = []
-    size_bytes = 0
-    for cid, data in blocks:
-        batch.append((cid, data))
-        size_bytes += len(data)
-        if len(batch) >= PUT_BATCH_BLOCKS or size_bytes >= PUT_BATCH_BYTES:
-            yield batch
-            batch, size_bytes = [], 0
-    if batch:
-        yield batch

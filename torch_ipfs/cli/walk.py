@@ -7,14 +7,14 @@ of links too, which a recursive pin does not reach where the links lie in packed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from torch_ipfs import codec
-from torch_ipfs.blockstore.base import Block, Blockstore, linked_at_hand
+from torch_ipfs.blockstore.base import Block, Blockstore, close_iterator, linked_at_hand
 from torch_ipfs.blockstore.pins import links
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
 from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, sample_value, shard_of, shards_of_rows
@@ -67,10 +67,6 @@ class _Level:
     asked: deque[_Wanted]
     blocks: Iterator[Block | TorchIPFSError]
 
-    def close(self) -> None:
-        if isinstance(self.blocks, Generator):
-            self.blocks.close()
-
 
 class Walk:
     """A walk through one dataset.
@@ -116,7 +112,7 @@ class Walk:
                     levels.append(self._level(map(_Wanted, below)))
         finally:
             for level in levels:
-                level.close()
+                close_iterator(level.blocks)
         yield from (Found(self._manifest.root, None, error) for error in self._not_of_blocks)
 
     def _level(self, wanted: Iterator[_Wanted]) -> _Level:

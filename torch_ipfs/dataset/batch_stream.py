@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, LinkedBlockstore, close_iterator
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import BROKEN, link_of, sample_value, shards_of_rows
-from torch_ipfs.dataset.linked import LinkedReads, Sharing, Wanted
+from torch_ipfs.dataset.linked import LinkedReads, Sharing, Wanted, ended_early
 from torch_ipfs.dataset.reader import ByRow, Reader, Rows
 from torch_ipfs.dataset.shared import BLOCKS
 from torch_ipfs.dataset.streams import Streams
-from torch_ipfs.errors import TorchIPFSError, TransportError
+from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.tree import Leaf
 
@@ -105,9 +105,7 @@ class BatchStream:
     def close(self) -> None:
         """Cancel what is in flight and let go of what the last batch held open."""
         blocks, self._blocks = self._blocks, None
-        close = getattr(blocks, "close", None)
-        if close is not None:
-            close()
+        close_iterator(blocks)
         self._batches, self._located = iter(()), None
         self._looked.clear()
         self._arrived.clear()
@@ -217,11 +215,7 @@ class BatchStream:
         if block is None:
             self._blocks = None
             if self._asked:
-                raise TransportError(
-                    f"the store's get_many ended with {len(self._asked)} blocks owing",
-                    cid=self._asked[0][2],
-                    source=getattr(self._reader.store, "source", None),
-                )
+                raise ended_early(self._reader.store, len(self._asked), self._asked[0][2])
             return
         planned, key, cid, linked_by = self._asked.popleft()
         planned.awaited -= 1

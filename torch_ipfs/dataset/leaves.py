@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from torch_ipfs import unixfs
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, source_of
 from torch_ipfs.codec import decode
 from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import DAG_PB, RAW, CID
@@ -47,13 +48,13 @@ def shard_of(leaf: Leaf, block: Block, store: Blockstore, schema: Schema, known:
         raise ManifestError(
             f"the shard holds {shard.num_rows} samples where the manifest claims {leaf.count}",
             cid=leaf.cid,
-            source=getattr(store, "source", None),
+            source=source_of(store),
         )
     if not shard.schema.agrees_with(schema):
         raise ManifestError(
             f"the shard's fields are {shard.schema}; the dataset's are {schema}",
             cid=leaf.cid,
-            source=getattr(store, "source", None),
+            source=source_of(store),
         )
     return shard, _held_bytes(data)
 
@@ -67,12 +68,14 @@ def sample_value(cid: CID, block: Block, store: Blockstore) -> Any:
     """A linked sample from its block: a value of its codec; of a raw block or a UnixFS file the JSON in it, else its bytes."""
     if cid.codec not in (RAW, DAG_PB):
         return decode(cid, block)
-    data = block if cid.codec == RAW else unixfs.read(store, cid)
+    return json_or_bytes(block if cid.codec == RAW else unixfs.read(store, cid))
+
+
+def json_or_bytes(data: Block) -> Any:
+    """What the JSON of a raw block or a file says; its bytes where they are none."""
     if bytes(data[:64]).lstrip()[:1] in (b"{", b"["):
-        try:
+        with suppress(CodecError):
             return plain_json.decode(data)
-        except CodecError:
-            pass
     return bytes(data)
 
 

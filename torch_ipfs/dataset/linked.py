@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, close_iterator, source_of
 from torch_ipfs.blockstore.open import is_uncached
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, CID
 from torch_ipfs.dataset import streams
@@ -107,10 +106,7 @@ class LinkedReads:
                     return
                 yield self._answer(self._decided.popleft())
         finally:
-            close = getattr(self._singles, "close", None)
-            if close is not None:
-                with suppress(TorchIPFSError):
-                    close()
+            close_iterator(self._singles)
             self._streams.close()
 
     def _look_ahead(self) -> None:
@@ -211,14 +207,15 @@ class LinkedReads:
             return
         self._singles = None
         if self._asked:
-            raise TransportError(
-                f"the store's get_many ended with {len(self._asked)} blocks owing",
-                cid=self._asked[0].cid,
-                source=getattr(self._store, "source", None),
-            )
+            raise ended_early(self._store, len(self._asked), self._asked[0].cid)
 
     def _next_singles(self) -> Iterator[CID]:
         while self._to_ask:
             request = self._to_ask.popleft()
             self._asked.append(request)
             yield request.cid
+
+
+def ended_early(store: Blockstore, owing: int, cid: CID) -> TransportError:
+    """The error for a ``get_many`` that has ended before it had answered for so many blocks, of which ``cid`` is the first."""
+    return TransportError(f"the store's get_many ended with {owing} blocks owing", cid=cid, source=source_of(store))

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, source_of
 from torch_ipfs.blockstore.open import Source, open_cached
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
@@ -50,7 +50,7 @@ class Opening:
         """The source as errors and logs may show it."""
         if isinstance(self._source, str | os.PathLike | list | tuple):
             return _PASSWORD.sub("//", str(self._source))
-        return str(getattr(self._source, "source", type(self._source).__name__))
+        return source_of(self._source)
 
     @property
     def store(self) -> Blockstore:

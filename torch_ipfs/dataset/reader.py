@@ -113,7 +113,7 @@ class Reader:
     @property
     def is_linked(self) -> bool:
         """Whether the dataset's first samples are blocks of their own."""
-        return self.manifest.num_samples > 0 and self._leaf_of(0).format == "samples"
+        return self.manifest.num_samples > 0 and self.manifest.leaf_at(0).format == "samples"
 
     @property
     def row_bytes(self) -> int:
@@ -167,13 +167,10 @@ class Reader:
 
     def values(self, leaf: Leaf) -> Sequence[Any]:
         """The embedded samples, or the links, of a leaf of these."""
-        found = self._leaf_of(leaf.first)
+        found = self.manifest.leaf_at(leaf.first)
         if found.error is not None:
             raise found.error.with_traceback(None)
         return found.values or ()
-
-    def _leaf_of(self, sample: int) -> Leaf:
-        return self.manifest.locate_or_broken(np.array([sample], dtype=np.int64))[0][0]
 
     def leaf(self, slot: int) -> Leaf | ByRow:
         return self._leaves[slot]

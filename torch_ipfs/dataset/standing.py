@@ -108,12 +108,8 @@ class Standing:
         """For a dataset that goes its own way, with workers of its own, from the beginning of the same epoch on."""
         return dataclasses.replace(self, latest=None, start=0, control=SharedControl(), loaded_in_worker=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"latest": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        return None, {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"latest": None}
 
 
 def check_resumable(cursor: Cursor, manifest: Manifest, *, shuffle: bool, seed: int) -> None:

@@ -15,8 +15,8 @@ from torch_ipfs.dataset.write_adapters import open_source
 from torch_ipfs.dataset.write_layouts import EmbeddedLayout, Layout, PackedLayout, SamplesLayout
 from torch_ipfs.dataset.write_out import Out, open_sink
 from torch_ipfs.errors import CodecError, OptionError, SampleError
-from torch_ipfs.manifest.build import Put
 from torch_ipfs.manifest.schema import Field, Schema
+from torch_ipfs.unixfs.file_writer import Put
 
 LayoutName = Literal["packed", "samples", "embedded"]
 HashFunction = Literal["sha2-256", "blake3"]

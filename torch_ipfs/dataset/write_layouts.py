@@ -10,10 +10,11 @@ from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import CodecError, SampleError
 from torch_ipfs.manifest.arrays import Array, concatenate
-from torch_ipfs.manifest.build import FANOUT, MAX_BLOCK_BYTES, ManifestBuilder, Put
+from torch_ipfs.manifest.build import FANOUT, MAX_BLOCK_BYTES, ManifestBuilder
 from torch_ipfs.manifest.embed import samples_of
 from torch_ipfs.manifest.pack import MAX_SHARD_ROWS, Packer
 from torch_ipfs.manifest.schema import Schema
+from torch_ipfs.unixfs.file_writer import Put
 
 Columns = Mapping[str, Array]
 

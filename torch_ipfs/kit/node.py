@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 from torch_ipfs.blockstore import open_blockstore
-from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
+from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore, source_of
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.endpoint import Endpoint
 from torch_ipfs.blockstore.kubo import KuboBlockstore
@@ -53,7 +53,7 @@ class Node:
     @property
     def source(self) -> str:
         """The source's name in errors."""
-        return str(getattr(self.store, "source", type(self.store).__name__))
+        return source_of(self.store)
 
     @property
     def endpoint(self) -> Endpoint | None:

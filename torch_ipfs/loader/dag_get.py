@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 from torch_ipfs.blockstore.base import Block, one_by_one
 from torch_ipfs.codec import dag_cbor
-from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.codec.multihash import MAX_DIGEST_BYTES
+from torch_ipfs.dataset.leaves import json_or_bytes
 from torch_ipfs.errors import BlockNotFound, CodecError, ManifestError, OptionError, TorchIPFSError, TransportError
 
 _NODE, _SAMPLE, _SHARD = b"n:", b"s:", b"p:"
@@ -81,7 +81,7 @@ class DagGetBlockstore:
         value = self._ask(name)
         if kind == _SHARD and isinstance(value, bytes):
             return value
-        value = _plain(_json_in(value) if isinstance(value, bytes) else value)
+        value = _plain(json_or_bytes(value) if isinstance(value, bytes) else value)
         if kind == _NODE:
             value = self._with_cids(value)
         try:
@@ -218,13 +218,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _json_in(data: bytes) -> Any:
-    """What the JSON of a raw block says; the bytes where they are none."""
-    if data[:64].lstrip()[:1] not in (b"{", b"["):
-        return data
-    try:
-        return plain_json.decode(data)
-    except CodecError:
-        return data

@@ -6,19 +6,18 @@ the same depth, and the root on top. Which leaves there are decides the tree: th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch_ipfs.codec import dag_cbor
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError
+from torch_ipfs.unixfs.file_writer import Put
 
 FANOUT = 2048
 """Children of an inner node, and links of a node of samples."""
 MAX_BLOCK_BYTES = 2**20
 """No block of a dataset that is written is larger."""
-
-Put = Callable[[CID, bytes], object]
 
 
 class ManifestBuilder:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs import unixfs
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Blockstore, source_of
 from torch_ipfs.codec import decode
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
 from torch_ipfs.errors import BlockError, CodecError, ManifestError, TorchIPFSError
@@ -326,7 +326,7 @@ class Manifest:
         firsts = known.firsts[members].tolist()
         leaves = [leaf for leaf in map(known.leaves.get, firsts) if leaf]
         if len(leaves) < len(firsts):
-            leaves = [known.leaves.get(first) or self._leaf_at(first) for first in firsts]
+            leaves = [known.leaves.get(first) or self.leaf_at(first) for first in firsts]
         return leaves, member, samples - known.firsts[at]
 
     def _locate_beside(self, broken: list[Leaf], known: _Known, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
@@ -345,7 +345,7 @@ class Manifest:
         leaves, start, stop = [], int(samples[0]), int(samples[-1]) + 1
         after = start
         while after < stop:
-            leaf = self._leaf_at(after)
+            leaf = self.leaf_at(after)
             leaves.append(leaf)
             after = leaf.first + leaf.count
         firsts = np.array([leaf.first for leaf in leaves], dtype=np.int64)
@@ -359,13 +359,13 @@ class Manifest:
         if (samples[1:] < samples[:-1]).any():
             samples = np.sort(samples)
         while len(samples):
-            leaf = self._leaf_at(int(samples[0]))
+            leaf = self.leaf_at(int(samples[0]))
             leaves.append(leaf)
             samples = samples[samples.searchsorted(leaf.first + leaf.count) :]
         return leaves
 
-    def _leaf_at(self, sample: int) -> Leaf:
-        """The leaf that holds ``sample``."""
+    def leaf_at(self, sample: int) -> Leaf:
+        """The leaf that holds ``sample``; of format ``broken`` where a node on the way could not be had."""
         node = self._root_node
         while node.leaf is None:
             i = int(node.ends.searchsorted(sample, side="right"))
@@ -450,7 +450,7 @@ class Manifest:
         return links
 
     def _error(self, message: str, cid: CID) -> ManifestError:
-        return ManifestError(message, cid=cid, source=getattr(self._store, "source", None))
+        return ManifestError(message, cid=cid, source=source_of(self._store))
 
 
 def _distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Blockstore, source_of
 from torch_ipfs.codec.cid import DAG_PB, CID
 from torch_ipfs.errors import BlockNotFound, CodecError
 from torch_ipfs.unixfs import hamt
 from torch_ipfs.unixfs import node as unixfs_node
-from torch_ipfs.unixfs.fetch import source_of
 from torch_ipfs.unixfs.names import check_name
 from torch_ipfs.unixfs.node import Link, Node, Type
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import cast
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, close_iterator
 from torch_ipfs.codec.cid import CID
 
 
@@ -18,10 +18,4 @@ def fetch(store: Blockstore, cids: Sequence[CID]) -> Generator[Block, None, None
         try:
             yield from cast("Iterator[Block]", fetched)
         finally:
-            if isinstance(fetched, Generator):
-                fetched.close()
-
-
-def source_of(store: Blockstore) -> str | None:
-    """The store's name in errors."""
-    return getattr(store, "source", None)
+            close_iterator(fetched)

@@ -11,11 +11,11 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, source_of
 from torch_ipfs.codec.cid import DAG_PB, RAW, CID
 from torch_ipfs.errors import CodecError, OptionError
 from torch_ipfs.unixfs import node as unixfs_node
-from torch_ipfs.unixfs.fetch import fetch, source_of
+from torch_ipfs.unixfs.fetch import fetch
 from torch_ipfs.unixfs.node import Node, Type
 
 MAX_DEPTH = 64

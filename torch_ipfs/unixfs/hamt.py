@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Blockstore, source_of
 from torch_ipfs.codec.cid import DAG_PB, CID
 from torch_ipfs.errors import CodecError
 from torch_ipfs.unixfs import murmur3
 from torch_ipfs.unixfs import node as unixfs_node
-from torch_ipfs.unixfs.fetch import fetch, source_of
+from torch_ipfs.unixfs.fetch import fetch
 from torch_ipfs.unixfs.names import check_name
 from torch_ipfs.unixfs.node import Link, Node, Type
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import urllib.parse
 
 from torch_ipfs import codec
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Blockstore, source_of
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
 from torch_ipfs.errors import BlockNotFound, OptionError
 from torch_ipfs.unixfs import directory
-from torch_ipfs.unixfs.fetch import source_of
 
 MAX_BARE_LINKS = 32
 """Blocks in a row that are nothing but a link, and so use up no segment of a path."""
