@@ -9,20 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.network.dags import as_car, dag
-from tests.network.gateways import DEADLINE_S, block, options
+from tests.network.gateways import DEADLINE_S, block
 from tests.network.nodes import KuboNode
 from tests.network.staged import Asked, Connection, forward, serving
 from torch_ipfs.blockstore.base import PinningBlockstore
-from torch_ipfs.blockstore.fetch_options import FetchOptionsDict
-from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockNotFound, CodecError, HashMismatch, OptionError, TransportError
+from torch_ipfs.errors import BlockNotFound, HashMismatch, OptionError, TransportError
 from torch_ipfs.testing import BlockstoreConformance
 
 pytestmark = pytest.mark.kubo
@@ -270,187 +267,6 @@ def test_put_many_stops_at_a_bad_block_and_keeps_those_before(store: KuboBlockst
     with pytest.raises(HashMismatch):
         store.put_many([*good, (block(11)[0], b"forged")])
     assert all(store.has(cid) for cid, _ in good)
-
-
-# Authorization
-
-
-@pytest.fixture
-def guarded_node(own_kubo_node: KuboNode) -> KuboNode:
-    paths = {"AllowedPaths": ["/api/v0"]}
-    own_kubo_node.configure(
-        "API.Authorizations",
-        {
-            "bearer": {"AuthSecret": "bearer:t0ps3cr3t", **paths},
-            "basic": {"AuthSecret": "basic:user:passw0rd", **paths},
-        },
-    )
-    own_kubo_node.start()
-    return own_kubo_node
-
-
-WRONG = "wr0ngt0ken"
-
-
-def test_bearer_and_basic_authorization(guarded_node: KuboNode):
-    cid, data = block(1)
-    for store in (
-        KuboBlockstore(guarded_node.rpc, bearer="t0ps3cr3t"),
-        KuboBlockstore(guarded_node.rpc, basic=("user", "passw0rd")),
-        KuboBlockstore(guarded_node.rpc.replace("kubo://", "kubo://user:passw0rd@")),
-    ):
-        store.put(cid, data)
-        assert store.get(cid) == data
-        store.pin(cid)
-        assert store.pins()[cid] == "recursive"
-        assert store.version()
-        store.unpin(cid)
-        store.close()
-
-
-def test_who_is_not_let_in_is_told_so_without_secrets(guarded_node: KuboNode):
-    for store in (
-        KuboBlockstore(guarded_node.rpc, **options()),
-        KuboBlockstore(guarded_node.rpc, bearer=WRONG, **options()),
-        KuboBlockstore(guarded_node.rpc, basic=("user", WRONG), **options()),
-    ):
-        for call in (lambda s: s.get(block(1)[0]), lambda s: s.pins(), lambda s: s.id(), lambda s: list(s.cids())):
-            with pytest.raises(TransportError, match="HTTP 403 Forbidden; does it want a token") as caught:
-                call(store)
-            told = f"{caught.getrepr(chain=True)} {store!r}"
-            assert WRONG not in told
-            assert "dXNlcjp3" not in told  # base64 of "user:w"
-        store.close()
-
-
-# Faults
-
-
-@pytest.mark.parametrize("by", ["rpc", "gateway"])
-def test_a_daemon_that_is_killed_and_started_again_loses_nothing(own_kubo_node: KuboNode, by: str):
-    own_kubo_node.start()
-    blocks = [block(i, 10_000) for i in range(600)]
-    patient: FetchOptionsDict = {"backoff_s": 0.05, "retries": 100, "in_flight": 8}
-    node = KuboBlockstore(own_kubo_node.rpc, **patient)
-    node.put_many(blocks)
-    store = node if by == "rpc" else GatewayBlockstore(own_kubo_node.gateway, **patient)
-    answers = store.get_many([cid for cid, _ in blocks])
-    got = [next(answers) for _ in range(100)]
-    own_kubo_node.stop()
-    restart = threading.Timer(0.2, own_kubo_node.start)
-    restart.start()
-    got += answers
-    restart.join()
-    assert got == [data for _, data in blocks]
-    assert store.stats()["retries"] > 0
-    node.close()
-    store.close()
-
-
-def test_a_daemon_that_hangs_is_a_transport_error_in_time(own_kubo_node: KuboNode, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torch_ipfs.blockstore.kubo._PATIENCE_S", 0.2)
-    own_kubo_node.start()
-    store = KuboBlockstore(own_kubo_node.rpc, timeout_s=0.2)
-    store.put(*block(1))
-    with own_kubo_node.suspended():
-        start = time.monotonic()
-        for call in (lambda: store.get(block(1)[0]), store.pins, store.id, lambda: store.put(*block(2))):
-            with pytest.raises(TransportError):
-                call()
-        assert time.monotonic() - start < 10
-    assert store.get(block(1)[0]) == block(1)[1]
-    store.close()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"nonsense",
-        b"[]",
-        b"{}",
-        b'{"Version": ',
-        b'{"Keys": 5}',
-        b'{"Keys": {"x": {"Type": "recursive"}}}',
-        b"\xff\n\n",
-    ],
-)
-def test_answers_of_another_form_are_transport_errors(answer: bytes):
-    with serving(lambda _, c: c.answer(answer, 200, {"Content-Type": "application/json"})) as server:
-        store = KuboBlockstore(server.url, **options(retries=0))
-        cid, data = block(1)
-        for call in (
-            store.id,
-            store.version,
-            lambda: store.put(cid, data),
-            lambda: store.pin(cid),
-            lambda: store.import_car(io.BytesIO(as_car(cid, [(cid, data)]))),
-            *([] if answer == b"{}" else [store.pins]),
-            *([] if answer == b"" else [lambda: list(store.cids())]),
-        ):
-            with pytest.raises(TransportError):
-                call()
-        store.close()
-
-
-def test_an_error_may_be_cut_short():
-    def cut(_: Asked, connection: Connection) -> None:
-        connection.head(404, {"Content-Length": "100"})
-        connection.send(b"not found")
-        connection.cut()
-
-    with serving(cut) as server:
-        store = GatewayBlockstore(server.url, **options())
-        with pytest.raises(BlockNotFound):
-            store.get(block(1)[0])
-        assert len(server.asked) == 1
-        store.close()
-
-
-def test_an_error_may_come_in_pieces():
-    told = b'{"Message": "block was not found locally (offline): ipld: could not find x", "Code": 0, "Type": "error"}'
-
-    def in_pieces(_: Asked, connection: Connection) -> None:
-        connection.head(500, {"Content-Length": str(len(told)), "Content-Type": "application/json"})
-        for at in range(0, len(told), 40):
-            connection.send(told[at : at + 40])
-            time.sleep(0.02)
-
-    with serving(in_pieces) as server:
-        store = KuboBlockstore(server.url, **options())
-        with pytest.raises(BlockNotFound):
-            store.get(block(1)[0])
-        assert len(server.asked) == 1
-        assert not store.has(block(1)[0])
-        store.close()
-
-
-@pytest.mark.parametrize(("name", "error"), [("nothing.car", TransportError), (".", TransportError), ("x", CodecError)])
-def test_a_file_that_is_no_car_is_named(tmp_path: Path, name: str, error: type[Exception]):
-    (tmp_path / "x").write_bytes(b"no CAR")
-    store = KuboBlockstore("http://127.0.0.1:1")
-    with pytest.raises(error) as caught:
-        store.import_car(tmp_path / name)
-    assert caught.value.source == str(tmp_path / name)  # type: ignore[attr-defined]
-
-
-def test_a_post_follows_no_redirect():
-    with (
-        serving(lambda _, c: c.answer(b'{"ID": "x", "Version": "1"}')) as elsewhere,
-        serving(lambda _, c: c.answer(b"", 307, {"Location": elsewhere.url})) as server,
-    ):
-        store = KuboBlockstore(server.url, bearer="t0ps3cr3t", **options())
-        errors = []  # which hold what was left open
-        for call in (lambda: store.get(block(1)[0]), store.id, store.pins, lambda: store.put(*block(1))):
-            with pytest.raises(TransportError, match="redirect") as caught:
-                call()
-            errors.append(caught)
-        assert elsewhere.asked == []
-        store.close()
-        assert not [c for c in psutil.Process().net_connections() if c.raddr and c.raddr.port == server.port]
-
-
-# A swarm
 
 
 def test_blocks_cross_a_private_swarm(kubo_swarm: list[KuboNode]):

@@ -80,8 +80,9 @@ def test_the_same_samples_have_the_same_cid(form: str) -> None:
 def test_tuples_take_the_names_they_are_given() -> None:
     store = MemoryBlockstore()
     tensors = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    bound: Any = np.int64(4096)  # a whole number of any type
     for samples in (MapStyle(), tensors):
-        assert str(write_dataset(samples, store, shard_bytes=4096, columns=("x", "y"))) == GOLDEN
+        assert str(write_dataset(samples, store, shard_bytes=bound, columns=("x", "y"))) == GOLDEN
     assert write_dataset(MapStyle(), store) == write_dataset(tensors, store)
     assert torch_ipfs.IPFSMapDataset(write_dataset(MapStyle(), store), store)[7].keys() == {"0", "1"}
 

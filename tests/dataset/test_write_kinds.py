@@ -16,7 +16,7 @@ from PIL import Image
 import torch_ipfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.dataset.collate import _REINTERPRETED
+from torch_ipfs.dataset.dtypes import WITHOUT_NUMPY
 from torch_ipfs.dataset.write import write_dataset
 from torch_ipfs.errors import SampleError
 from torch_ipfs.manifest.schema import STORAGE
@@ -87,7 +87,7 @@ def test_a_dtype_that_torch_does_not_have_is_named(monkeypatch: pytest.MonkeyPat
     dtype = "float8_e5m2"
     samples = [{"x": tensor_of(dtype, (2,), seed)} for seed in range(3)]
     assert [bits(sample) for sample in read(samples)] == [bits(sample) for sample in samples]
-    monkeypatch.delitem(_REINTERPRETED, dtype)
+    monkeypatch.delitem(WITHOUT_NUMPY, dtype)
     with pytest.raises(SampleError, match=rf"has no {dtype}"):
         read(samples)
 
