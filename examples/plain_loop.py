@@ -27,9 +27,8 @@ def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def main(cid: str, source: str, checkpoint: Path) -> None:
     if "RANK" in os.environ and not distributed.is_initialized():
         distributed.init_process_group("gloo")
-    model: nn.Module = nn.Linear(64, 10)
-    if distributed.is_initialized():
-        model = nn.parallel.DistributedDataParallel(model)
+    model = nn.Linear(64, 10)  # what a checkpoint holds, so that one process takes up what several have saved
+    parallel = nn.parallel.DistributedDataParallel(model) if distributed.is_initialized() else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     # Which share is this process's the dataset finds out itself.
     dataset = torch_ipfs.IPFSIterableDataset(cid, source, batch_size=BATCH_SIZE, shuffle=True, seed=1)
@@ -44,7 +43,7 @@ def main(cid: str, source: str, checkpoint: Path) -> None:
         loader.set_epoch(epoch)  # the epoch of a loaded state goes on where it stood
         for step, batch in enumerate(loader, start=1):
             optimizer.zero_grad()
-            loss_of(model, batch).backward()
+            loss_of(parallel, batch).backward()
             optimizer.step()
             if step % SAVE_EVERY == 0 and int(os.environ.get("RANK", "0")) == 0:
                 states = {"model": model, "optimizer": optimizer, "data": loader}

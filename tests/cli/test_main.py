@@ -294,12 +294,13 @@ def test_closed_output_does_not_matter(monkeypatch: pytest.MonkeyPatch, tmp_path
     sys.stderr.close()
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_nothing_reaches_the_terminal_as_it_stands_there(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: str
 ) -> None:
     cid = torch_ipfs.write_dataset([{"a\x1b[1m": {"b\x1b[2m": {"c\x1b[3m": "\x1b[4m"}}}], tmp_path / "a.car")
     written = io.BytesIO()
-    text = io.TextIOWrapper(written, "ascii")
+    text = io.TextIOWrapper(written, "ascii", errors)
     monkeypatch.setattr(sys, "stdout", text)
     status, _, err = run("show", cid, "-s", tmp_path / "a.car")
     assert (status, err) == (0, "")

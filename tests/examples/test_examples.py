@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import torch_ipfs
 from tests.examples.recorded import EXAMPLES, Seen, load
@@ -108,6 +109,13 @@ def test_they_see_each_sample_once_and_go_on_where_they_were_stopped(
         else:
             check_each_epoch_has_each_sample_once(recorded)
             check_the_stopped_run_went_on(recorded)
+    if "plain_loop" in group:
+        check_one_process_takes_up_what_several_have_saved(tmp_path)
+
+
+def check_one_process_takes_up_what_several_have_saved(folder: Path) -> None:
+    alone, together = (torch.load(folder / who / "plain_loop")["model"] for who in ("alone", "together"))
+    assert alone.keys() == together.keys()
 
 
 def check_each_epoch_has_each_sample_once(recorded: Recorded) -> None:

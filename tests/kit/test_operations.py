@@ -123,6 +123,10 @@ class TestNames:
             assert NOWHERE in refused(operation(NOWHERE), "BlockNotFound")
 
 
+CLOSED = io.BytesIO()
+CLOSED.close()
+
+
 class TestFiles:
     @pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 20_000])
     def test_content_comes_back(self, kit: ipfs_kit, content: bytes, tmp_path: Path) -> None:
@@ -146,7 +150,7 @@ class TestFiles:
         refused(kit.ipfs.cat(f"{cid}/b/none"), "BlockNotFound")
         refused(kit.ipfs.cat(cid), "CodecError")
 
-    @pytest.mark.parametrize("content", [None, 5, "", "/nowhere/at/all", "with\0null", object()])
+    @pytest.mark.parametrize("content", [None, 5, "", "/nowhere/at/all", "with\0null", object(), CID.of(b""), CLOSED])
     def test_what_cannot_be_read_is_told(self, kit: ipfs_kit, content: Any) -> None:
         refused(kit.ipfs.add(content), "OptionError")
 

@@ -98,7 +98,7 @@ class GatewayBlockstore(RemoteBlockstore):
         return True
 
     def put(self, cid: CID, data: Block) -> None:  # noqa: ARG002 - the protocol's parameters
-        self._refuse("is read-only; put blocks into a local store or a Kubo node", cid)
+        self._refuse("is read-only; put blocks into a local store or a Kubo node, as kubo://host:port", cid)
 
     def put_many(self, blocks: Iterable[tuple[CID, Block]]) -> None:
         for cid, data in blocks:

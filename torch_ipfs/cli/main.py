@@ -18,6 +18,9 @@ from torch_ipfs.unixfs import parse_path
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
+_RAISING = ("strict", "surrogateescape")
+"""How streams treat characters that their encoding lacks, where nobody has chosen: the second in the locale C. Both raise."""
+
 _SOURCE = (
     "where its blocks are: a CAR file, the folder of a local store, kubo://host:port or https://gateway; may be given "
     "several times, they are tried in turn (default: TORCH_IPFS_SOURCE, else the local store)"
@@ -122,7 +125,7 @@ def _make_writable() -> None:
         if stream is None:
             # This also takes up the descriptor, which would else be that of the next file that is opened.
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in _RAISING:
             stream.reconfigure(errors="backslashreplace")
 
 

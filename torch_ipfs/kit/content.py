@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from torch_ipfs import unixfs
 from torch_ipfs.blockstore.base import Blockstore, StrPath
+from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError
 
 Content = bytes | bytearray | memoryview | StrPath | IO[bytes]
@@ -28,8 +29,9 @@ def write_content(content: Content, home: Blockstore) -> unixfs.Dag:
         if not os.fspath(content):  # which pathlib takes for the current folder
             raise OptionError("an empty text is no path; add takes bytes, a path or an open file")
         return _write_path(Path(content), home)
-    if callable(getattr(content, "read", None)):
-        return unixfs.write_file(_pieces(content), home.put)
+    file: Any = content
+    if callable(getattr(file, "read", None)) and not isinstance(file, CID):  # whose read makes CIDs
+        return unixfs.write_file(_pieces_of_any(file), home.put)
     raise OptionError(f"add takes bytes, a path or an open file, not a {type(content).__name__}")
 
 
@@ -49,6 +51,14 @@ def _write_path(path: Path, home: Blockstore) -> unixfs.Dag:
         dag = _write_path(entry, home)
         links.append(unixfs.Link(entry.name, dag.cid, dag.tsize))
     return unixfs.write_directory(links, home.put)
+
+
+def _pieces_of_any(file: Any) -> Iterator[bytes]:
+    """As :func:`_pieces`, of a file that is the caller's, and may raise anything."""
+    try:
+        yield from _pieces(file)
+    except Exception as error:
+        raise OptionError(f"the file cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _pieces(file: Any) -> Iterator[bytes]:
