@@ -6,7 +6,7 @@ import numpy as np
 
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.known_leaves import KnownLeaves
-from torch_ipfs.manifest.tree import Leaf
+from torch_ipfs.manifest.leaf import Leaf
 
 ROWS = 10
 CID_OF_ALL = CID.of(b"", "raw")

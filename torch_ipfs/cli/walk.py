@@ -20,8 +20,9 @@ from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
 from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, sample_value, shard_of, shards_of_rows
 from torch_ipfs.errors import ManifestError, TorchIPFSError
 from torch_ipfs.manifest.column import Column, FixedColumn, Shard, StructColumn
+from torch_ipfs.manifest.leaf import Leaf
 from torch_ipfs.manifest.schema import Field
-from torch_ipfs.manifest.tree import Leaf, Manifest, Node
+from torch_ipfs.manifest.tree import Manifest, Node
 
 MAX_DEPTH = 128
 """Links from a shard or a sample to the deepest block below it."""

@@ -24,7 +24,7 @@ from torch_ipfs.dataset.shared import BLOCKS
 from torch_ipfs.dataset.streams import Streams
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.manifest.column import Shard
-from torch_ipfs.manifest.tree import Leaf
+from torch_ipfs.manifest.leaf import Leaf
 
 Int64s = npt.NDArray[np.int64]
 

@@ -1,11 +1,15 @@
-"""Leaves that were asked for before, found again without the manifest: random access asks for the same ones all the time."""
+"""Leaves that were asked for before, found again without the manifest: random access asks for the same ones all the time.
+
+The manifest knows the last few thousand itself (:class:`torch_ipfs.manifest.leaf.FoundLeaves`), each as soon as it is found,
+and lays all of them out anew for that. Here there may be millions, which are laid out now and then.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from torch_ipfs.manifest.tree import Leaf, is_run, run_lengths
+from torch_ipfs.manifest.leaf import Leaf, is_run, run_lengths
 
 Int64s = npt.NDArray[np.int64]
 

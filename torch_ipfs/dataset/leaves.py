@@ -16,10 +16,11 @@ from torch_ipfs.codec.cid import DAG_PB, RAW, CID
 from torch_ipfs.errors import BlockError, CodecError, ManifestError, SampleError, TorchIPFSError
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.infer import infer_schema
+from torch_ipfs.manifest.leaf import Leaf
 from torch_ipfs.manifest.naming import as_cid
 from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Schema
-from torch_ipfs.manifest.tree import Leaf, Manifest
+from torch_ipfs.manifest.tree import Manifest
 from torch_ipfs.manifest.unpack import unpack
 
 BROKEN = (BlockError, CodecError, ManifestError)

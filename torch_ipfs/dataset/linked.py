@@ -21,7 +21,7 @@ from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, CID
 from torch_ipfs.dataset import streams
 from torch_ipfs.dataset.streams import LinkedNode, Streaming, Streams
 from torch_ipfs.errors import TorchIPFSError, TransportError
-from torch_ipfs.manifest.tree import Leaf
+from torch_ipfs.manifest.leaf import Leaf
 
 Answer = Block | TorchIPFSError
 Wanted = tuple[CID, Leaf | None]

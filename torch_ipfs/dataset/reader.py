@@ -24,9 +24,10 @@ from torch_ipfs.dataset.shards import SHARD_BUDGET_BYTES, ShardTable
 from torch_ipfs.dataset.shared import SAMPLES, SHARDS
 from torch_ipfs.dataset.streams import Streaming
 from torch_ipfs.errors import TorchIPFSError
+from torch_ipfs.manifest.leaf import Leaf
 from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Schema
-from torch_ipfs.manifest.tree import Leaf, Manifest
+from torch_ipfs.manifest.tree import Manifest
 
 Int64s = npt.NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from contextlib import closing
 from torch_ipfs.blockstore.base import AtHand, Block, LinkedBlockstore, linked_at_hand
 from torch_ipfs.blockstore.collecting import join
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.manifest.tree import Leaf
+from torch_ipfs.manifest.leaf import Leaf
 
 STREAMS = 4
 """Streams that are read at once."""

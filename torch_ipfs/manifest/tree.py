@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +25,12 @@ from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, JSON, RAW, CID
 from torch_ipfs.errors import BlockError, CodecError, ManifestError, TorchIPFSError
 from torch_ipfs.manifest import alike_samples, shard_list
 from torch_ipfs.manifest.alike_samples import AlikeSamples
+from torch_ipfs.manifest.leaf import FoundLeaves, Leaf, distinct, is_run, run_lengths
 from torch_ipfs.manifest.naming import as_cid, decode_json, is_json_link, kind, listed, names_block
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES, ShardList
 
 Int64s = npt.NDArray[np.int64]
-Format = Literal["arrow", "data", "samples", "broken"]
 
 MAX_DEPTH = 16
 """Levels of nodes, the root included."""
@@ -45,23 +44,6 @@ _KNOWN_LEAVES = 4096
 _CONTENTS = ("samples", "data", "shards")
 _BROKEN = (BlockError, CodecError, ManifestError)
 _SIBLINGS_TRIED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """Samples that are read together: a packed shard, or a node of embedded or linked samples.
-
-    :param first: index in the dataset of its first sample.
-    :param values: the samples of ``data``, the links (CID, or text of one) of ``samples``; ``None`` for a packed shard.
-    :param error: of a node that could not be had, which is taken for a leaf of format ``broken``.
-    """
-
-    cid: CID
-    first: int
-    count: int
-    format: Format
-    values: Sequence[Any] | None = None
-    error: TorchIPFSError | None = None
 
 
 class Node:
@@ -114,60 +96,6 @@ class Node:
         return int(self.ends[i]) - count, count
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """Leaves that were found, in the order of their samples. Arrays never change: a reader in another thread may be at them.
-
-    :param leaves: packed shards by their first sample. Others hold samples, and only the nodes that are kept bound those.
-    """
-
-    firsts: Int64s
-    ends: Int64s
-    leaves: dict[int, Leaf]
-
-    @classmethod
-    def none(cls) -> _Known:
-        """With one that holds no sample before all, so that every sample comes after some leaf."""
-        return cls(np.array([-1]), np.array([-1]), {})
-
-    def locate(self, samples: Int64s) -> Int64s:
-        """Which leaf each sample may be in; it is missing where that one ends before. Shapes (n,)."""
-        return self.firsts.searchsorted(samples, side="right") - 1
-
-    def and_these(self, found: list[Leaf]) -> _Known:
-        """None of ``found`` is broken: it may be found whole later on, as leaves of other lengths."""
-        firsts = np.array([leaf.first for leaf in found], dtype=np.int64)
-        ends = firsts + np.array([leaf.count for leaf in found], dtype=np.int64)
-        self.leaves.update((leaf.first, leaf) for leaf in found if leaf.values is None)
-        firsts, ends = np.concatenate((self.firsts, firsts)), np.concatenate((self.ends, ends))
-        order = firsts.argsort(kind="stable")
-        return _Known(firsts[order], ends[order], self.leaves)
-
-    def only(self, members: Int64s) -> _Known:
-        kept, firsts = np.append(0, members), self.firsts[members].tolist()
-        return _Known(
-            self.firsts[kept],
-            self.ends[kept],
-            {first: self.leaves[first] for first in firsts if first in self.leaves},
-        )
-
-
-def is_run(samples: Int64s) -> bool:
-    """Whether samples, shape (n,), are several that follow each other, as they are read without a shuffle."""
-    count = len(samples)
-    return bool(count > 1 and samples[-1] - samples[0] == count - 1 and (samples[1:] > samples[:-1]).all())
-
-
-def run_lengths(firsts: Int64s, start: int, stop: int) -> Int64s:
-    """How many of the samples from ``start`` to before ``stop`` are in each of the leaves that hold them, shape (leaves,).
-
-    :param firsts: the leaves' first samples.
-    """
-    bounds = np.append(firsts, stop)
-    bounds[0] = start
-    return np.diff(bounds)
-
-
 class Manifest:
     """A dataset as its root describes it. Opening it reads the root alone.
 
@@ -182,7 +110,7 @@ class Manifest:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], Node] = OrderedDict()
         self._kept_bytes = 0
-        self._known = _Known.none()
+        self._known = FoundLeaves.none()
         self._broken: dict[tuple[int, int], TorchIPFSError] = {}
         self._fields, self._root_node = self._read(root, 0, 0)
         self.num_samples = self._root_node.num_samples
@@ -314,22 +242,24 @@ class Manifest:
             known = known.and_these([leaf for leaf in found if leaf.error is None])
             at = known.locate(samples)
             is_kept = len(known.firsts) <= _KNOWN_LEAVES
-            self._known = known if is_kept else known.only(_distinct(at, len(known.firsts))[0])
+            self._known = known if is_kept else known.only(distinct(at, len(known.firsts))[0])
         return self._locate_beside(broken, known, samples) if broken else self._locate_known(known, at, samples)
 
-    def _locate_known(self, known: _Known, at: Int64s, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+    def _locate_known(self, known: FoundLeaves, at: Int64s, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
         """As :meth:`locate`, of samples in leaves that are known.
 
         :param at: which of these, shape (n,).
         """
-        members, member = _distinct(at, len(known.firsts))
+        members, member = distinct(at, len(known.firsts))
         firsts = known.firsts[members].tolist()
         leaves = [leaf for leaf in map(known.leaves.get, firsts) if leaf]
         if len(leaves) < len(firsts):
             leaves = [known.leaves.get(first) or self.leaf_at(first) for first in firsts]
         return leaves, member, samples - known.firsts[at]
 
-    def _locate_beside(self, broken: list[Leaf], known: _Known, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
+    def _locate_beside(
+        self, broken: list[Leaf], known: FoundLeaves, samples: Int64s
+    ) -> tuple[list[Leaf], Int64s, Int64s]:
         """As :meth:`locate`, of samples that are in ``broken``, leaves in their order, or else in leaves that are known."""
         firsts = np.array([leaf.first for leaf in broken], dtype=np.int64)
         ends = firsts + np.array([leaf.count for leaf in broken], dtype=np.int64)
@@ -451,10 +381,3 @@ class Manifest:
 
     def _error(self, message: str, cid: CID) -> ManifestError:
         return ManifestError(message, cid=cid, source=source_of(self._store))
-
-
-def _distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
-    """As ``np.unique`` with its inverse, for values in [0, bound): without a sort, ten times as quick."""
-    present = np.zeros(bound, dtype=np.bool_)
-    present[values] = True
-    return np.flatnonzero(present), (np.cumsum(present) - 1)[values]
