@@ -158,7 +158,7 @@ def test_what_lies_under_nulls_makes_no_difference() -> None:
         pa.array([1], pa.duration("s")),
         pa.array([1], pa.decimal128(5)),
         pa.array([[1]], pa.list_(pa.time32("s"))),
-        pa.array([[1]], pa.list_view(pa.int8())),
+        pa.RunEndEncodedArray.from_arrays([1], [1]),
         pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])]),
     ],
     ids=lambda array: str(array.type),
@@ -166,6 +166,32 @@ def test_what_lies_under_nulls_makes_no_difference() -> None:
 def test_types_without_a_dtype_are_named(array: Any) -> None:
     with pytest.raises(SampleError, match=r"field 'x': Arrow's .* cannot be part of a dataset"):
         write_dataset(pa.table({"x": array}), MemoryBlockstore())
+
+
+def test_slices_as_other_libraries_make_them() -> None:
+    """Not by an offset of the array, but by offsets that begin further on: Rust's Arrow does."""
+    further = np.array([3, 4, 6], dtype=np.int32)
+    text = pa.StringArray.from_buffers(2, pa.py_buffer(further.tobytes()), pa.py_buffer(b"...abc"))
+    lists = pa.ListArray.from_arrays(pa.array(further), pa.array(range(6)))
+    none = pa.ListArray.from_arrays(pa.array([0, 0, 0], pa.int32()), text)
+    clean = pa.table({"t": ["a", "bc"], "l": [[3], [4, 5]], "n": pa.array([[], []], pa.list_(pa.string()))})
+    store = MemoryBlockstore()
+    assert write_dataset(pa.table({"t": text, "l": lists, "n": none}), store) == write_dataset(clean, store)
+
+
+@pytest.mark.parametrize("view", [pa.list_view, pa.large_list_view])
+def test_list_views_are_lists(view: Any) -> None:
+    values = [[{"a": ["x"]}], None, [], [{"a": []}, {"a": ["y", "z"]}]]
+    viewed = pa.array([[], *values], view(pa.struct([("a", view(pa.string()))])))[1:]
+    lists = pa.array(values, pa.list_(pa.struct([("a", pa.list_(pa.string()))])))
+    store = MemoryBlockstore()
+    assert write_dataset(pa.table({"x": viewed}), store) == write_dataset(pa.table({"x": lists}), store)
+
+
+def test_a_category_may_stand_for_null() -> None:
+    categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["a", None]))
+    store = MemoryBlockstore()
+    assert write_dataset(pa.table({"x": categories}), store) == write_dataset({"x": ["a", None, "a"]}, store)
 
 
 def test_a_batch_that_does_not_fit_the_first_is_named() -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from torch_ipfs.dataset.write_arrow_conform import conform
 from torch_ipfs.dataset.write_arrow_observe import Observed, observe
-from torch_ipfs.dataset.write_arrow_plain import has_null_items, storable
+from torch_ipfs.dataset.write_arrow_plain import has_null_items, has_nulls, storable
 from torch_ipfs.dataset.write_arrow_sizes import has_shared_values, row_bytes
 from torch_ipfs.dataset.write_columns import InputColumn, arrays, fields_of, fitting
 from torch_ipfs.dataset.write_source import CHUNK_BYTES, Chunk, misfit_error
@@ -50,8 +50,7 @@ class ArrowColumn:
     def field(self) -> Field:
         declared, _ = self._read(0, 0)
         if declared.dtype not in ("list", "struct"):
-            nullable = self._values.null_count > 0
-            return replace(declared, nullable=nullable)
+            return replace(declared, nullable=any(map(has_nulls, self._values.chunks)))
         start = 0
         seen: Observed | None = None
         while start < len(self) or seen is None:

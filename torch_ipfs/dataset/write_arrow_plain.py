@@ -18,6 +18,13 @@ Offsets = npt.NDArray[np.int64]
 _ADVICE = "cast it to integers, float64 or string"
 
 
+def has_nulls(values: Any) -> bool:
+    """Whether some of an array's values are null, or of a category that stands for null."""
+    if isinstance(values, pa.DictionaryArray) and values.dictionary.null_count:
+        return bool(values.null_count or values.dictionary.is_null().take(values.indices).true_count)
+    return bool(values.null_count)
+
+
 def has_null_items(values: Any) -> bool:
     """Whether lists of a fixed size have nulls among their items, wherever in an array they are."""
     kind, types = values.type, pa.types
@@ -77,6 +84,13 @@ def _opened(values: Any) -> tuple[Offsets, Any]:
     if types.is_fixed_size_list(kind):
         size, rows = kind.list_size, len(values)
         return np.arange(rows + 1) * size, values.values.slice(values.offset * size, rows * size)
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        starts, counts = (
+            part.to_numpy(zero_copy_only=False).astype(np.int64) for part in (values.offsets, values.sizes)
+        )
+        counts = np.where(values.is_valid().to_numpy(zero_copy_only=False), counts, 0)
+        ends = np.append(0, np.cumsum(counts))
+        return ends, values.values.take(pa.array(np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])))
     offsets = values.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     first, length = int(offsets[0]), int(offsets[-1] - offsets[0])
     if types.is_map(kind):
@@ -107,10 +121,11 @@ def _plain_type(kind: Any, open_lists: bool) -> Any:
         return pa.list_(pa.struct(list(pair.items())))
     if types.is_struct(kind):
         return pa.struct([field.with_type(_plain_type(field.type, open_lists)) for field in kind])
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+    is_large = types.is_large_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind)
+    if not (is_large or types.is_list(kind) or types.is_fixed_size_list(kind)):
         return kind
     item = kind.value_field.with_type(_plain_type(kind.value_type, open_lists))
-    if types.is_large_list(kind):
+    if is_large:
         return pa.large_list(item)
     # Of a fixed size are tensors alone: whatever else has one is a list.
     is_tensor = types.is_integer(item.type) or types.is_floating(item.type) or types.is_fixed_size_list(item.type)

@@ -45,6 +45,10 @@ def row_bytes(values: Any) -> Sizes:
         offsets = values.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
         parts = [values.keys, values.items] if types.is_map(kind) else [values.values]
         return sum((_of_items(part, offsets) for part in parts), np.zeros(len(values), dtype=np.int64))
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        counts: Sizes = values.sizes.to_numpy(zero_copy_only=False).astype(np.int64)
+        item_bytes = int(values.values.get_total_buffer_size()) // max(len(values.values), 1) + 1
+        return 8 + item_bytes * counts
     if types.is_fixed_size_list(kind):
         offsets = (np.arange(len(values) + 1) + values.offset) * kind.list_size
         return _of_items(values.values, offsets)

@@ -293,7 +293,7 @@ class _Batch:
 
     def _offsets(self, storage: np.dtype[Any], length: int) -> Offsets:
         buffer = self._next_buffer()
-        if length == 0 and not buffer:
+        if length == 0:  # there may be none, or one that points behind what nothing is in
             return np.zeros(1, dtype=storage)
         if (length + 1) * storage.itemsize > len(buffer):
             raise ManifestError(f"{length + 1} offsets of {storage.itemsize} bytes in {len(buffer)} bytes")
