@@ -137,6 +137,10 @@ class TestSignatures:
             [1, 2],
         )
 
+    def test_a_sample_of_no_tensors_has_the_shape_of_theirs(self) -> None:
+        fields = schema(x=Field("list", item=Field("float32", (2, 3))))
+        assert passed({"x": []}, fields, batched=False)["x"].shape == (0, 2, 3)
+
     def test_features_and_labels_are_a_pair(self) -> None:
         fields = schema(labels=Field("int64"), features=Field("float32", (2,)))
         assert signature_of(fields) == (tf.TensorSpec((None, 2), tf.float32), tf.TensorSpec((None,), tf.int64))

@@ -190,6 +190,8 @@ def _ragged(value: Any, field: Field, spec: Any, ragged_rank: int) -> Any:
 
 def _dense(value: Any, field: Field, spec: Any) -> npt.NDArray[Any]:
     array = _array(value, field, spec.dtype)
+    if isinstance(value, list) and not value and spec.shape.rank:  # an empty list does not say what its items would be
+        array = array.reshape(0, *(size or 0 for size in tuple(spec.shape)[1:]))
     if not spec.shape.is_compatible_with(array.shape):
         raise ValueError(f"its shape is {array.shape}")
     return array
