@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import pickle
@@ -210,6 +211,21 @@ def test_a_pass_goes_on_whatever_passes_begin_and_end_in_its_middle(car: Written
         outer = [(batch, indices(loader)) for batch in loader]
         assert indices(batch for batch, _ in outer) == indices(shuffled(car))
         assert [inner for _, inner in outer] == 3 * [indices(shuffled(car))]
+
+
+def test_a_shallow_copy_has_workers_and_a_run_of_its_own(car: Written) -> None:
+    original = shuffled(car)
+    theirs = DataLoader(original, batch_size=None, num_workers=1, persistent_workers=True)
+    whole = indices(theirs)
+    copied = copy.copy(original)
+    copied.load_state_dict(copied.state_at(3, 40))
+    assert indices(theirs) == whole
+    with closing(make_dataloader(original, num_workers=1)) as ours, closing(copy.copy(ours)) as other:
+        for epoch in (2, 3):  # the second time of workers that live already
+            ours.set_epoch(epoch)
+            other.set_epoch(0)
+            assert indices(other) == whole
+            assert sorted(indices(ours)) == sorted(whole) != indices(ours)
 
 
 def test_torchs_loader_sees_the_same(car: Written) -> None:

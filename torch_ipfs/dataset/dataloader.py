@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 import weakref
@@ -138,7 +139,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
 
     def __getstate__(self) -> dict[str, Any]:
         passes = {"_latest": None, "_has_persistent": None, "_iterator": None}
-        return {**self.__dict__, **passes, "sampler": type(self.sampler)()}
+        return {**self.__dict__, **passes, "dataset": copy.copy(self.dataset), "sampler": type(self.sampler)()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -328,7 +328,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
 
     def _form(self, **changes: Any) -> IPFSIterableDataset:
         """This dataset but for ``changes``. What is not changed the two have in common: where the run stands, what is open."""
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__ | changes)
         return other
 
@@ -353,6 +353,11 @@ class IPFSIterableDataset(IterableDataset[Any]):
         self._standing.follow(latest)
 
     # Pickling and copying: no pass travels, and a spawned worker, which knows no process group, is told its ranks.
+
+    def __copy__(self) -> IPFSIterableDataset:
+        """As a deep copy, with workers and a run of its own, but for what is open: this process reads it for both."""
+        own = ("_standing", "_followed", "_counters")
+        return self._form(**{name: copy.deepcopy(self.__dict__[name]) for name in own})
 
     def __getstate__(self) -> dict[str, Any]:
         ranks = self._parents_ranks if get_worker_info() else found_ranks()
