@@ -184,6 +184,28 @@ def test_a_file_that_is_no_car_is_named(tmp_path: Path, name: str, error: type[E
     assert caught.value.source == str(tmp_path / name)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_a_node_that_drips_is_given_up_in_time_whatever_it_is_asked(start: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch_ipfs.blockstore.kubo._PATIENCE_S", 0.2)
+
+    def service(_: Asked, connection: Connection) -> None:
+        connection.send(start)
+        connection.drip(b" " * 2000, 0.02)
+
+    with serving(service) as server:
+        store = KuboBlockstore(server.url, **options(timeout_s=0.2))
+        for call in (
+            store.id,
+            store.version,
+            store.pins,
+            lambda: store.pin(block(1)[0]),
+            lambda: store.unpin(block(1)[0]),
+        ):
+            with pytest.raises(TransportError, match="too slow"):
+                call()
+        store.close()
+
+
 def test_a_post_follows_no_redirect():
     with (
         serving(lambda _, c: c.answer(b'{"ID": "x", "Version": "1"}')) as elsewhere,

@@ -53,6 +53,11 @@ class BodyFile(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def begin(self) -> None:
+        """Wait for the answer, or what ends it, and the first of its body."""
+        if not self._chunk:
+            self._chunk = self._thread.run(self._receive())
+
     def read(self, size: int = -1, /) -> bytes:
         """What has come, up to ``size`` bytes, waiting for at least one; empty at the end."""
         if size < 0:

@@ -1,6 +1,7 @@
 """Blocks and pins of an IPFS node, by Kubo's RPC: https://docs.ipfs.tech/reference/kubo/rpc/.
 
-Blocks and CARs go over the transport that gateways use too; ipfshttpclient serves pins and what the node says of itself.
+Blocks and CARs go over the transport that gateways use too; ipfshttpclient asks for pins and what the node
+says of itself, over the same.
 Not a byte of a block is believed. Of its pins a node is believed: they are its own.
 """
 
@@ -8,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import ssl
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,15 +20,16 @@ from torch_ipfs.blockstore.body_file import BodyFile
 from torch_ipfs.blockstore.car_stream import linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
-from torch_ipfs.blockstore.http_messages import Refusal, Request
+from torch_ipfs.blockstore.http_messages import Request
 from torch_ipfs.blockstore.kubo_answer import judge, told
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
+from torch_ipfs.blockstore.kubo_session import NodeAdapter
 from torch_ipfs.blockstore.remote import RemoteBlockstore
 from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.blockstore.window import in_order
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockNotFound, OptionError, TorchIPFSError, TransportError
+from torch_ipfs.errors import BlockError, BlockNotFound, OptionError, TorchIPFSError, TransportError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -235,30 +235,20 @@ class KuboBlockstore(RemoteBlockstore):
         return self._ask(None, read)
 
     def _ask(self, cid: CID | None, command: Callable[[Any], T]) -> T:
-        """The result of a call of ipfshttpclient's. Each call has a connection of its own, so threads may call at once."""
-        with self._explained(cid), self._untold(), warnings.catch_warnings():
+        """The result of a call of ipfshttpclient's. Each call has a session of its own, so threads may call at once."""
+        with self._explained(cid), warnings.catch_warnings():
             # urllib3's, once a session, about an argument that ipfshttpclient passes on
             warnings.filterwarnings("ignore", message=".*strict.*", category=FutureWarning)
             import ipfshttpclient
 
             endpoint = self._transport.endpoint
-            node = ipfshttpclient.Client(  # connect() would refuse every Kubo from 0.8 on
-                multiaddr_of(endpoint),
-                endpoint.path,
-                auth=_Authorization(endpoint),
-                timeout=(self.options.connect_timeout_s, self._transport.timeout_s),
+            # connect() would refuse every Kubo from 0.8 on
+            node = ipfshttpclient.Client(multiaddr_of(endpoint), endpoint.path)
+            # It has no other way to tell requests how to send.
+            node._client._session_props.update(  # noqa: SLF001
+                trust_env=False, adapters={"": NodeAdapter(self._transport, cid)}
             )
-            # It has no other way to tell requests which proxy and which certificates blocks are asked for with.
-            node._client._session_props.update(self._session_of_requests())  # noqa: SLF001
             return command(node)
-
-    def _session_of_requests(self) -> dict[str, object]:
-        proxy, certificates = self._transport.proxy, ssl.get_default_verify_paths()
-        return {
-            "trust_env": False,
-            "proxies": {} if proxy is None else {"all": proxy},
-            "verify": certificates.cafile or certificates.capath or True,
-        }
 
     @contextmanager
     def _explained(self, cid: CID | None) -> Iterator[None]:
@@ -267,13 +257,10 @@ class KuboBlockstore(RemoteBlockstore):
 
         try:
             yield
-        except OptionError:  # of the environment's proxy
+        except (BlockError, OptionError, TransportError):
             raise
-        except ipfshttpclient.exceptions.ErrorResponse as failure:
+        except ipfshttpclient.exceptions.PartialErrorResponse as failure:
             raise told(self._transport.describe(failure), cid, self.source) from None
-        except ipfshttpclient.exceptions.StatusError as failure:
-            refusal = Refusal(failure.original.response.status_code, "", None)
-            raise TransportError(refusal.in_words, cid=cid, source=self.source) from None
         except (ipfshttpclient.exceptions.Error, OSError) as failure:  # requests' own errors are OSErrors
             raise TransportError(
                 f"the node did not answer: {self._transport.describe(failure)}", cid=cid, source=self.source
@@ -285,40 +272,3 @@ class KuboBlockstore(RemoteBlockstore):
                 cid=cid,
                 source=self.source,
             ) from None
-
-    @contextmanager
-    def _untold(self) -> Iterator[None]:
-        """What urllib3 logs of its requests, with their query, is without secrets."""
-
-        def redact(record: logging.LogRecord) -> bool:
-            record.msg, record.args = self._transport.endpoint.redact(record.getMessage()), ()
-            record.exc_info = None
-            return True
-
-        logs = [logging.getLogger(f"urllib3.{part}") for part in ("connectionpool", "connection")]
-        for log in logs:
-            log.addFilter(redact)
-        try:
-            yield
-        finally:
-            for log in logs:
-                log.removeFilter(redact)
-
-
-class _Authorization:
-    """What is sent along with each request of ipfshttpclient's; requests calls this. A redirect is refused, not followed."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def __call__(self, request: Any) -> Any:
-        request.headers.update(dict(self._endpoint.headers))
-        if self._endpoint.query:
-            request.prepare_url(request.url, self._endpoint.query)
-        request.register_hook("response", self._refuse_redirect)
-        return request
-
-    def _refuse_redirect(self, response: Any, **_: Any) -> None:
-        if response.is_redirect:
-            response.close()  # requests lets go of it, and would leave its socket to the garbage collector
-            raise ConnectionError("redirected, which a POST does not follow; give the final address")
