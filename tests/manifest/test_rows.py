@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,21 @@ def test_maps_of_too_many_keys_or_hardly_any() -> None:
     sparse = [{str(i): 1 for i in range(MAX_FIELDS)}, *([{}] * (MAX_CELLS // MAX_FIELDS))]
     with pytest.raises(SampleError, match="lack nearly all"):
         infer_schema(sparse)
+    fields = [(name, Field("int64", nullable=True)) for name in ("value", *map(str, range(MAX_FIELDS - 1)))]
+    with pytest.raises(SampleError, match="lack nearly all"):
+        shard_from_rows([1] * (2 * MAX_CELLS // MAX_FIELDS), Schema(tuple(fields)), first_position=0, cid=X)
+
+
+def test_no_map_is_made_of_samples_that_are_none() -> None:
+    numbers = list(range(500_000))
+    tracemalloc.start()
+    shard = shard_from_rows(numbers, infer_schema(numbers), first_position=0, cid=X)
+    assert tracemalloc.get_traced_memory()[1] < 40e6  # a map each would be 100 MB
+    tracemalloc.stop()
+    assert isinstance(shard.columns["value"], FixedColumn)
+    assert shard.columns["value"].array.tolist() == numbers
+    with pytest.raises(SampleError, match="sample 3, field 'value': the dataset's schema has no such field"):
+        shard_from_rows([1], Schema((("x", Field("int64")),)), first_position=3, cid=X)
 
 
 JSON = st.recursive(

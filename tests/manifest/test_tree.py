@@ -16,6 +16,8 @@ from torch_ipfs.errors import BlockNotFound, CodecError, ManifestError, OptionEr
 from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES
 from torch_ipfs.manifest.tree import MAX_DEPTH, Manifest
+from torch_ipfs.unixfs.file_writer import put_node
+from torch_ipfs.unixfs.node import Link, Node, Type
 
 
 def put(store: MemoryBlockstore, value: Any, codec: str = "dag-cbor") -> CID:
@@ -201,6 +203,16 @@ class TestRefused:
             node = put(store, {"shards": [entry(node, 3)]})
         with pytest.raises(ManifestError, match="deep"):
             Manifest(store, node).locate(np.array([0]))
+
+    @pytest.mark.parametrize("values", [b",{}" * (2**20 // 3), b",0" * 2**19])
+    def test_a_small_block_that_makes_a_file_of_endless_json(self, store: MemoryBlockstore, values: bytes) -> None:
+        parts = [CID.of(part) for part in (b"[0", values, b"]")]
+        store.put_many(zip(parts, (b"[0", values, b"]"), strict=True))
+        sizes = [2, *[len(values)] * 100, 1]
+        links = [Link("", cid, 0) for cid in (parts[0], *[parts[1]] * 100, parts[2])]
+        file = put_node(Node(Type.FILE, links=links, filesize=sum(sizes), blocksizes=sizes), store.put, "sha2-256")
+        with pytest.raises(ManifestError, match=r"maps and lists or .* values in a JSON text"):
+            Manifest(store, file.cid)
 
     def test_a_multiplying_bomb(self, store: MemoryBlockstore) -> None:
         """Each node has 1,000 times its child: a few hundred blocks' worth of bytes claim more than can be counted."""

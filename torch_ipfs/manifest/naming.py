@@ -12,6 +12,11 @@ from torch_ipfs.codec import json as plain_json
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import CodecError, OptionError
 
+MAX_JSON_CONTAINERS = 2**22
+"""Maps and lists of a node that is a file of JSON: each takes up to a hundred times the memory that its text does, and a file
+of 128 MiB may be one small block over and over."""
+MAX_JSON_VALUES = 2**25
+
 
 def resolve_root(store: Blockstore, root: CID | str) -> CID:
     """The CID that ``root`` names: a CID, ``/ipfs/CID/path`` or ``ipfs://CID/path``.
@@ -41,7 +46,17 @@ def as_cid(value: Any) -> CID:
 
 
 def decode_json(data: Block) -> Any:
-    """DAG-JSON where it is that, else plain JSON: a file does not say which."""
+    """DAG-JSON where it is that, else plain JSON: a file does not say which.
+
+    :raises CodecError: it is neither, or over this module's bounds.
+    """
+    data = bytes(data)
+    containers = data.count(b"{") + data.count(b"[")
+    if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
+        raise CodecError(
+            f"over {MAX_JSON_CONTAINERS:,} maps and lists or {MAX_JSON_VALUES:,} values in a JSON text; put samples into "
+            "several nodes, or pack them"
+        )
     try:
         return dag_json.decode(data)
     except CodecError:
