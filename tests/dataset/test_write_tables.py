@@ -194,6 +194,11 @@ def test_a_category_may_stand_for_null() -> None:
     assert write_dataset(pa.table({"x": categories}), store) == write_dataset({"x": ["a", None, "a"]}, store)
 
 
+def test_a_column_of_some_type_may_hold_nothing_where_the_schema_says_so() -> None:
+    table, store = pa.table({"x": pa.array([None, None], pa.list_(pa.int8()))}), MemoryBlockstore()
+    assert write_dataset(table, store, schema={"x": "null"}) == write_dataset({"x": [None, None]}, store)
+
+
 def test_a_batch_that_does_not_fit_the_first_is_named() -> None:
     schema = pa.schema([("x", pa.int64()), ("l", pa.list_(pa.int64()))])
 

@@ -27,7 +27,7 @@ def conform(array: Array, declared: Field, field: Field) -> Array:
     """
     valid, present = present_of(array)
     if valid is not None:
-        if not field.nullable:
+        if not field.nullable and field.dtype != "null":
             raise Misfit(int(np.argmin(valid)), f"it is null; expected {field}")
         rows = np.flatnonzero(valid)
         try:
