@@ -299,8 +299,10 @@ class Transport:
             errno.ENFILE,
         ):  # ours, not the host's: fewer at once will do
             return Later(text, is_too_many=True)
-        never = (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientResponseError)
+        never = (aiohttp.ClientSSLError, aiohttp.InvalidURL)
         unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
+        if isinstance(failure, aiohttp.ClientResponseError):  # its own words have a status 400 that nobody sent
+            return self.broken(self.endpoint.redact(f"what came is not HTTP: {failure.message}")[:300], request)
         if unknown_name or isinstance(failure, never):
             return self.broken(text, request)
         unreachable = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
