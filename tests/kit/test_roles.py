@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.loader.datasets import labels, samples
-from torch_ipfs import LocalBlockstore, MemoryBlockstore, OptionError
+from torch_ipfs import CID, LocalBlockstore, MemoryBlockstore, OptionError
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.kit import TrainingTask, ipfs_kit
@@ -149,6 +150,27 @@ class TestTasks:
             assert result["hyperparameters"] == HYPERPARAMETERS
             assert result["task"] == TrainingTask(cid, HYPERPARAMETERS)
         assert json.loads(result["task"].to_message()) == json.loads(task(cid))
+
+    def test_a_task_of_what_write_dataset_and_numpy_give(self, kit: ipfs_kit, cid: str) -> None:
+        given = TrainingTask(
+            CID.parse(cid), HYPERPARAMETERS | {"learning_rate": np.float32(0.5), "epochs": np.int64(2)}
+        )
+        accepted = kit.accept_task(given.to_message())
+        assert accepted["hyperparameters"] == {"learning_rate": 0.5, "batch_size": 4, "epochs": 2}
+        assert accepted["dataset_cid"] == cid
+
+    @pytest.mark.parametrize(
+        ("cid", "changes", "says"),
+        [
+            ("QmYourDatasetCID", {}, "dataset_cid"),
+            (NOWHERE, {"epochs": 0}, "epochs"),
+            (NOWHERE, {"learning_rate": float("nan")}, "no JSON"),
+            (NOWHERE, {"optimizer": object()}, "object"),
+        ],
+    )
+    def test_a_task_that_workers_would_refuse_is_not_sent(self, cid: str, changes: dict[str, Any], says: str) -> None:
+        with pytest.raises(OptionError, match=says):
+            TrainingTask(cid, HYPERPARAMETERS | changes).to_message()
 
     @pytest.mark.parametrize(
         ("changes", "says"),

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from torch_ipfs import codec
 from torch_ipfs.blockstore.base import Blockstore
 from torch_ipfs.blockstore.pins import links, put_links
@@ -28,8 +30,9 @@ OPERATION = "training"
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """A task that was understood.
+    """A training on a dataset.
 
+    :param dataset_cid: the CID of the dataset; given as a :class:`CID`, it is kept as its text.
     :param hyperparameters: ``learning_rate`` (a positive number), ``batch_size`` and ``epochs`` (whole numbers of at least 1),
         and whatever else the master says.
     """
@@ -38,9 +41,27 @@ class TrainingTask:
     hyperparameters: dict[str, Any]
     operation: str = OPERATION
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset_cid", str(self.dataset_cid))
+
     def to_message(self) -> str:
-        """The task as text to publish."""
-        return json.dumps(asdict(self))
+        """The task as text to publish.
+
+        :raises OptionError: workers would refuse it; names why.
+        """
+        try:
+            message = json.dumps(asdict(self), default=_python_number, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"the task is no JSON: {error}") from None
+        read_task(message)
+        return message
+
+
+def _python_number(value: Any) -> Any:
+    """What JSON has for a number of numpy's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be part of it")
 
 
 def read_task(message: Any) -> TrainingTask:
