@@ -12,6 +12,7 @@ from torch_ipfs import unixfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec import encode
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.leaves import sample_value
 from torch_ipfs.errors import BlockNotFound, CodecError, ManifestError, OptionError
 from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.shard_list import MAX_SAMPLES
@@ -213,6 +214,8 @@ class TestRefused:
         file = put_node(Node(Type.FILE, links=links, filesize=sum(sizes), blocksizes=sizes), store.put, "sha2-256")
         with pytest.raises(ManifestError, match=r"maps and lists or .* values in a JSON text"):
             Manifest(store, file.cid)
+        content = unixfs.read(store, file.cid)
+        assert sample_value(file.cid, store.get(file.cid), store) == content  # nor is it decoded where it is a sample
 
     def test_a_multiplying_bomb(self, store: MemoryBlockstore) -> None:
         """Each node has 1,000 times its child: a few hundred blocks' worth of bytes claim more than can be counted."""

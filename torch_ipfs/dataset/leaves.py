@@ -17,7 +17,7 @@ from torch_ipfs.errors import BlockError, CodecError, ManifestError, SampleError
 from torch_ipfs.manifest.column import Shard
 from torch_ipfs.manifest.infer import infer_schema
 from torch_ipfs.manifest.leaf import Leaf
-from torch_ipfs.manifest.naming import as_cid
+from torch_ipfs.manifest.naming import as_cid, check_json
 from torch_ipfs.manifest.rows import shard_from_rows
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
@@ -73,9 +73,10 @@ def sample_value(cid: CID, block: Block, store: Blockstore) -> Any:
 
 
 def json_or_bytes(data: Block) -> Any:
-    """What the JSON of a raw block or a file says; its bytes where they are none."""
+    """What the JSON of a raw block or a file says; its bytes where they are none, or more of it than is decoded."""
     if bytes(data[:64]).lstrip()[:1] in (b"{", b"["):
         with suppress(CodecError):
+            check_json(bytes(data))
             return plain_json.decode(data)
     return bytes(data)
 

@@ -51,16 +51,21 @@ def decode_json(data: Block) -> Any:
     :raises CodecError: it is neither, or over this module's bounds.
     """
     data = bytes(data)
+    check_json(data)
+    try:
+        return dag_json.decode(data)
+    except CodecError:
+        return plain_json.decode(data)
+
+
+def check_json(data: bytes) -> None:
+    """:raises CodecError: there is more in a text than is decoded."""
     containers = data.count(b"{") + data.count(b"[")
     if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
         raise CodecError(
             f"over {MAX_JSON_CONTAINERS:,} maps and lists or {MAX_JSON_VALUES:,} values in a JSON text; put samples into "
             "several nodes, or pack them"
         )
-    try:
-        return dag_json.decode(data)
-    except CodecError:
-        return plain_json.decode(data)
 
 
 def names_block(value: Any) -> bool:
