@@ -152,9 +152,8 @@ class TestTasks:
         assert json.loads(result["task"].to_message()) == json.loads(task(cid))
 
     def test_a_task_of_what_write_dataset_and_numpy_give(self, kit: ipfs_kit, cid: str) -> None:
-        given = TrainingTask(
-            CID.parse(cid), HYPERPARAMETERS | {"learning_rate": np.float32(0.5), "epochs": np.int64(2)}
-        )
+        root: Any = CID.parse(cid)
+        given = TrainingTask(root, HYPERPARAMETERS | {"learning_rate": np.float32(0.5), "epochs": np.int64(2)})
         accepted = kit.accept_task(given.to_message())
         assert accepted["hyperparameters"] == {"learning_rate": 0.5, "batch_size": 4, "epochs": 2}
         assert accepted["dataset_cid"] == cid
