@@ -107,6 +107,9 @@ def test_selection_keeps_the_schema_s_order() -> None:
     assert schema.get("z") is None
     with pytest.raises(OptionError, match="no column 'z': the dataset has 'a', 'b', 'c'"):
         schema.select(["a", "z"])
+    wide = Schema(tuple((f"f{i}", Field("int8")) for i in range(60)))
+    with pytest.raises(OptionError, match="'f0', .*, 'f49' and 10 more$"):
+        wide.select(["z"])
 
 
 def test_selection_takes_no_longer_for_each_field_where_there_are_many() -> None:

@@ -49,6 +49,9 @@ MAX_NAME_BYTES = 1024
 MAX_ROW_BYTES = 2**31 - 1
 """Bytes of one sample's tensor: the list size of Arrow's fixed size lists is an int32."""
 
+_NAMES_TOLD = 50
+"""Of a schema's names, in errors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -153,7 +156,9 @@ class Schema:
             return self
         names, wanted = frozenset(self.names), frozenset(columns)
         if unknown := [name for name in columns if name not in names]:
-            raise OptionError(f"no column {unknown[0]!r}: the dataset has {', '.join(map(repr, self.names)) or 'none'}")
+            has = ", ".join(map(repr, self.names[:_NAMES_TOLD])) or "none"
+            more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+            raise OptionError(f"no column {unknown[0]!r}: the dataset has {has}{more}")
         return self if wanted == names else Schema(tuple(pair for pair in self.fields if pair[0] in wanted))
 
     def agrees_with(self, other: Schema) -> bool:
