@@ -108,7 +108,7 @@ def test_selection_keeps_the_schema_s_order() -> None:
     with pytest.raises(OptionError, match="no column 'z': the dataset has 'a', 'b', 'c'"):
         schema.select(["a", "z"])
     wide = Schema(tuple((f"f{i}", Field("int8")) for i in range(60)))
-    with pytest.raises(OptionError, match="'f0', .*, 'f49' and 10 more$"):
+    with pytest.raises(OptionError, match=r"'f0', .*, 'f49' and 10 more$"):
         wide.select(["z"])
 
 
