@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from torch_ipfs.blockstore.endpoint import Endpoint, gateway_endpoint, multiaddr_of, rpc_endpoint
+from torch_ipfs.blockstore.endpoint import Endpoint, gateway_endpoint, rpc_endpoint
 from torch_ipfs.errors import OptionError
 
 
@@ -61,18 +61,6 @@ def test_what_is_no_address_of_an_rpc_is_an_option_error(address: str):
 def test_what_is_no_url_of_a_gateway_is_an_option_error(url: str):
     with pytest.raises(OptionError):
         gateway_endpoint(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "multiaddr"),
-    [
-        ("http://10.0.0.1:5001", "/ip4/10.0.0.1/tcp/5001/http"),
-        ("https://[2001:db8::1]", "/ip6/2001:db8::1/tcp/443/https"),
-        ("http://node.example", "/dns/node.example/tcp/80/http"),
-    ],
-)
-def test_a_url_as_multiaddr(url: str, multiaddr: str):
-    assert multiaddr_of(rpc_endpoint(url)) == multiaddr
 
 
 def test_user_information_is_basic_authorization():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -140,6 +143,26 @@ def test_answers_of_another_form_are_transport_errors(answer: bytes):
         ):
             with pytest.raises(TransportError):
                 call()
+        store.close()
+
+
+def test_a_long_list_of_pins_is_parsed_once(monkeypatch: pytest.MonkeyPatch):
+    from ipfshttpclient.encoding import Json
+
+    parsed: list[int] = []
+    parse = Json.parse_partial
+
+    def counted(self: Json, data: bytes) -> Iterator[Any]:
+        parsed.append(len(data))
+        return parse(self, data)
+
+    monkeypatch.setattr(Json, "parse_partial", counted)
+    answer = json.dumps({"Keys": {str(block(i)[0]): {"Type": "recursive"} for i in range(5000)}}).encode()
+    with serving(lambda _, c: c.answer(answer)) as server:
+        store = KuboBlockstore(f"{server.url}/of//many", **options())
+        assert len(store.pins()) == 5000
+        assert parsed == [len(answer)] * 2  # of recursive and of direct pins
+        assert all(asked.target.startswith("/of//many/api/v0/pin/ls?") for asked in server.asked)
         store.close()
 
 

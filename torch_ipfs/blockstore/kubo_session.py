@@ -17,6 +17,8 @@ from torch_ipfs.blockstore.transport import Transport
 if TYPE_CHECKING:
     from torch_ipfs.codec.cid import CID
 
+NOWHERE = "/ip4/0.0.0.0/tcp/0", "/api/v0"
+"""Where ipfshttpclient, which takes no URL, is told that the node is: only what it asks for counts here."""
 _PIECE_BYTES = 2**16
 _MOST_BYTES = 2**28
 """Bytes of one answer, such as the list of all pins."""
@@ -40,8 +42,7 @@ class NodeAdapter:
         from requests import Response
 
         parts = urlsplit(request.url)
-        path = parts.path.removeprefix(self._transport.endpoint.path)
-        asked = Request("POST", path, parts.query, cid=self._cid)
+        asked = Request("POST", parts.path.removeprefix(NOWHERE[1]), parts.query, cid=self._cid)
         body = BodyFile(self._transport, asked, once_within_s=self._transport.timeout_s)
         try:
             body.begin()
@@ -65,15 +66,23 @@ class _Body:
         self._is_report_by_report = "progress=true" in asked.query.lower()
 
     def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
-        """Its pieces. It has the time of one call, but where it reports of progress, each report has."""
+        """Reports of progress as they come, each with the time of one call; any other answer whole, for ipfshttpclient parses
+        what it has from the start with every piece.
+        """
+        pieces: list[bytes] = []
         size_bytes = 0
         while piece := self._body.read(_PIECE_BYTES):
             size_bytes += len(piece)
-            if self._is_report_by_report and b"}" in piece:
-                self._body.allow_time()
-            elif size_bytes > _MOST_BYTES:
+            if size_bytes > _MOST_BYTES:
                 raise self._transport.broken(f"the node's answer has over {_MOST_BYTES} bytes", self._asked)
+            if not self._is_report_by_report:
+                pieces.append(piece)
+                continue
+            if b"}" in piece:
+                self._body.allow_time()
             yield piece
+        if pieces:
+            yield b"".join(pieces)
 
     def close(self) -> None:
         """End the request."""
