@@ -66,12 +66,15 @@ class Parser:
             text = data.decode()
         except UnicodeDecodeError as error:
             raise CodecError(f"not JSON: not UTF-8, at byte {error.start}") from None
-        if nesting.native_recursion_is_safe() and _ENDLESS not in (shape := data.translate(_NUMBER_SHAPE, b"+")):
+        shape = data.translate(_NUMBER_SHAPE, b"+")
+        may_be_wide = b"e000" in shape or _WIDE.search(shape) is not None
+        # The search for so long a string takes half as long as all else, and is seldom needed.
+        if nesting.native_recursion_is_safe() and not (may_be_wide and _ENDLESS in shape):
             try:
                 value = self._decoder.decode(text)
                 if b"\\u" in data:
                     _refuse_surrogates(value)
-                if b"e000" in shape or _WIDE.search(shape):
+                if may_be_wide:
                     _refuse_wide_numbers(value)
                 if len(data) > nesting.MAX_DEPTH:
                     _refuse_deep(value)
