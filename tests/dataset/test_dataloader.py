@@ -228,6 +228,15 @@ def test_a_shallow_copy_has_workers_and_a_run_of_its_own(car: Written) -> None:
             assert sorted(indices(ours)) == sorted(whole) != indices(ours)
 
 
+def test_a_shallow_copy_of_a_loader_stands_where_that_one_stood(car: Written) -> None:
+    loader = make_dataloader(shuffled(car))
+    batches = iter(loader)
+    next(batches)
+    copied, state = copy.copy(loader), loader.state_dict()
+    next(batches)
+    assert copied.state_dict() == state != loader.state_dict()
+
+
 def test_torchs_loader_sees_the_same(car: Written) -> None:
     theirs = DataLoader(shuffled(car), batch_size=None, num_workers=2)
     for one, other in zip(theirs, make_dataloader(shuffled(car)), strict=True):

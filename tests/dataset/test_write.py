@@ -335,3 +335,9 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> 
     assert "1.00k/1.00k" in captured.err
     write_dataset({"x": Y}, MemoryBlockstore())
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stream", [None, object()])
+def test_a_process_may_have_no_standard_error(monkeypatch: pytest.MonkeyPatch, stream: object) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    write_dataset({"x": Y}, MemoryBlockstore())

@@ -138,7 +138,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
         self.received = None
 
     def __getstate__(self) -> dict[str, Any]:
-        passes = {"_latest": None, "_has_persistent": None, "_iterator": None}
+        passes = {"_latest": None, "_has_persistent": None, "_iterator": None, "received": copy.copy(self.received)}
         return {**self.__dict__, **passes, "dataset": copy.copy(self.dataset), "sampler": type(self.sampler)()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -16,10 +17,17 @@ def progress_bar(
     :param total: how many there are to be, where that is known.
     :param shown: by default where standard error is a terminal.
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
+    if not (_is_terminal(sys.stderr) if shown is None else shown):
         yield lambda _: None
         return
     from tqdm import tqdm
 
     with tqdm(total=total, unit=unit, unit_scale=True, desc=doing, file=sys.stderr) as bar:
         yield bar.update
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # None in a process without one, what stands in for one, or closed
+        return False

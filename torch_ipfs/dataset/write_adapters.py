@@ -51,8 +51,9 @@ def open_source(samples: Any, columns: Sequence[str] | None) -> Source:
 
 def _checked_names(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     names = checked_columns(columns)
-    if names is not None and (twice := [name for name in names if names.count(name) > 1]):
-        raise OptionError(f"columns is a list of names that differ; {twice[0]!r} is there twice")
+    if names is not None and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"columns is a list of names that differ; {twice!r} is there twice")
     return names
 
 

@@ -51,7 +51,7 @@ class TrainingTask:
         """
         try:
             message = json.dumps(asdict(self), default=_python_number, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise OptionError(f"the task is no JSON: {error}") from None
         read_task(message)
         return message
