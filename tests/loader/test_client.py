@@ -156,7 +156,9 @@ class TestDagGet:
             for _ in range(2):
                 labels(loader)
             loader.load_dataset("QmEmbedded")
-        assert ["taken as given" in str(warning.message) for warning in caught] == [True]
+        # Newer Pythons warn of forks beside threads, whoever's they are.
+        told = [str(warning.message) for warning in caught if warning.category is not DeprecationWarning]
+        assert ["taken as given" in text for text in told] == [True]
 
     def test_what_it_does_not_have_is_told_by_its_name(self) -> None:
         result = IPFSDataLoader(fake()).load_dataset("QmYourDatasetCID")
