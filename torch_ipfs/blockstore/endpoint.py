@@ -96,6 +96,14 @@ def rpc_endpoint(address: str, *, bearer: str | None = None, basic: tuple[str, s
     return endpoint
 
 
+def multiaddr_of(endpoint: Endpoint) -> str:
+    """The multiaddr of an endpoint's host and port, for clients that know no URL."""
+    parts = urlsplit(endpoint.origin)
+    host = parts.hostname or ""
+    port = parts.port or (443 if endpoint.scheme == "https" else 80)
+    return f"/{_host_protocol(host)}/{host}/tcp/{port}/{endpoint.scheme}"
+
+
 def _from_url(
     url: str, shown: str, *, bearer: str | None, basic: tuple[str, str] | None, headers: Mapping[str, str]
 ) -> Endpoint:

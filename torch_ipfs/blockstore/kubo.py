@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Unpack
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
 from torch_ipfs.blockstore.body_file import BodyFile
 from torch_ipfs.blockstore.car_stream import linked_blocks, verified_blocks
-from torch_ipfs.blockstore.endpoint import Endpoint, rpc_endpoint
+from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.http_messages import Request
 from torch_ipfs.blockstore.kubo_answer import judge, told
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
-from torch_ipfs.blockstore.kubo_session import NOWHERE, NodeAdapter
+from torch_ipfs.blockstore.kubo_session import CALLS, NodeAdapter
 from torch_ipfs.blockstore.remote import RemoteBlockstore
 from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.blockstore.window import in_order
@@ -241,7 +241,8 @@ class KuboBlockstore(RemoteBlockstore):
             warnings.filterwarnings("ignore", message=".*strict.*", category=FutureWarning)
             import ipfshttpclient
 
-            node = ipfshttpclient.Client(*NOWHERE)  # connect() would refuse every Kubo from 0.8 on
+            # connect() would refuse every Kubo from 0.8 on
+            node = ipfshttpclient.Client(multiaddr_of(self._transport.endpoint), CALLS)
             # It has no other way to tell requests how to send.
             node._client._session_props.update(  # noqa: SLF001
                 trust_env=False, adapters={"": NodeAdapter(self._transport, cid)}

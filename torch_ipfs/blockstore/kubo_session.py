@@ -17,8 +17,8 @@ from torch_ipfs.blockstore.transport import Transport
 if TYPE_CHECKING:
     from torch_ipfs.codec.cid import CID
 
-NOWHERE = "/ip4/0.0.0.0/tcp/0", "/api/v0"
-"""Where ipfshttpclient, which takes no URL, is told that the node is: only what it asks for counts here."""
+CALLS = "/api/v0"
+"""Below what ipfshttpclient is told that a node's calls are, wherever they are: it changes paths such as ``/a//b``."""
 _PIECE_BYTES = 2**16
 _MOST_BYTES = 2**28
 """Bytes of one answer, such as the list of all pins."""
@@ -42,7 +42,7 @@ class NodeAdapter:
         from requests import Response
 
         parts = urlsplit(request.url)
-        asked = Request("POST", parts.path.removeprefix(NOWHERE[1]), parts.query, cid=self._cid)
+        asked = Request("POST", parts.path.removeprefix(CALLS), parts.query, cid=self._cid)
         body = BodyFile(self._transport, asked, once_within_s=self._transport.timeout_s)
         try:
             body.begin()
