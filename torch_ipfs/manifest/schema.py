@@ -178,7 +178,7 @@ class Schema:
         try:
             return Schema(_fields_from_ipld(value, MAX_DEPTH, [MAX_FIELDS]))
         except OptionError as error:
-            raise ManifestError(f"the root's schema cannot be: {error}") from None
+            raise ManifestError(f"the schema cannot be: {error}") from None
 
     def __str__(self) -> str:
         return ", ".join(f"{name}: {field}" for name, field in self.fields)
