@@ -166,6 +166,21 @@ def test_a_long_list_of_pins_is_parsed_once(monkeypatch: pytest.MonkeyPatch):
         store.close()
 
 
+def test_what_is_asked_of_a_node_waits_while_it_wants_to_be_left_alone():
+    def service(asked: Asked, connection: Connection) -> None:
+        if "block/get" in asked.target:
+            connection.answer(b"", 429, {"Retry-After": "1"})
+        else:
+            connection.answer(b'{"ID": "x"}')
+
+    with serving(service) as server:
+        store = KuboBlockstore(server.url, **options(retries=0))
+        with pytest.raises(TransportError, match="429"):
+            store.get(block(1)[0])
+        assert store.id() == "x"
+        store.close()
+
+
 def test_an_error_may_be_cut_short():
     def cut(_: Asked, connection: Connection) -> None:
         connection.head(404, {"Content-Length": "100"})

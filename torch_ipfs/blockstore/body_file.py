@@ -24,13 +24,16 @@ class BodyFile(io.RawIOBase):
 
     :param once_within_s: for whoever has another way to what is read: the answer is asked for once, and reads may wait for
         so long, together, before they are allowed more time.
+    :param in_turn: wait with what is asked for once while the service wants to be left alone; else that is an error.
     :raises TransportError: the request failed, the body broke off, or it took longer than was allowed.
     """
 
-    def __init__(self, transport: Transport, request: Request, *, once_within_s: float | None = None) -> None:
+    def __init__(
+        self, transport: Transport, request: Request, *, once_within_s: float | None = None, in_turn: bool = False
+    ) -> None:
         self._transport = transport
         self._request = request
-        self._is_asked_once = once_within_s is not None
+        self._is_asked_once, self._in_turn = once_within_s is not None, in_turn
         self._timeout_s = min(transport.timeout_s, once_within_s or math.inf)
         self._thread = transport.loop_thread()
         self._context = AsyncExitStack()
@@ -88,14 +91,18 @@ class BodyFile(io.RawIOBase):
         try:
             async with asyncio.timeout(self._left_s) as limit:
                 if self._response is None:
-                    patiently = self._transport.once if self._is_asked_once else self._transport.patiently
-                    self._response = await patiently(self._request, self._open)
+                    self._response = await self._answer()
                 return await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as failure:
             what = "is too slow" if limit.expired() else f"broke off: {self._transport.describe(failure)}"
             raise self._transport.broken(f"the body {what}", self._request) from None
         finally:
             self._left_s -= loop.time() - started_s
+
+    async def _answer(self) -> aiohttp.ClientResponse:
+        if self._is_asked_once:
+            return await self._transport.once(self._request, self._open, in_turn=self._in_turn)
+        return await self._transport.patiently(self._request, self._open)
 
     async def _open(self) -> aiohttp.ClientResponse:
         return await self._context.enter_async_context(self._transport.answer(self._thread.session, self._request))

@@ -43,7 +43,7 @@ class NodeAdapter:
 
         parts = urlsplit(request.url)
         asked = Request("POST", parts.path.removeprefix(CALLS), parts.query, cid=self._cid)
-        body = BodyFile(self._transport, asked, once_within_s=self._transport.timeout_s)
+        body = BodyFile(self._transport, asked, once_within_s=self._transport.timeout_s, in_turn=True)
         try:
             body.begin()
         except BaseException:

@@ -84,12 +84,13 @@ class Retry:
             so_far = f"; an attempt before ended with: {failures[-1]}" if failures else ""
             raise Later(f"no whole answer within {self._timeout_s:g} s{so_far}") from None
 
-    async def once(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def once(self, attempt: Callable[[], Awaitable[T]], *, in_turn: bool) -> T:
         """The result of ``attempt``, made once.
 
-        :raises Later: it failed, or the host has asked to be left alone, or for fewer requests than there are.
+        :param in_turn: wait for as long as the host has asked to be left alone, or for fewer requests than there are.
+        :raises Later: it failed, or would have to wait where it is not made in turn.
         """
-        if self._hold_until > time.monotonic() or self._turns_here().are_waited_for:
+        if not in_turn and (self._hold_until > time.monotonic() or self._turns_here().are_waited_for):
             raise Later("the host has asked to be left alone")
         try:
             return await self._attempted(attempt)

@@ -169,10 +169,13 @@ class Transport:
         except Later as failure:
             raise TransportError(str(failure), cid=request.cid, source=self.endpoint.source) from None
 
-    async def once(self, request: Request, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The result of ``attempt``, which is not repeated, and not made while the service wants to be left alone."""
+    async def once(self, request: Request, attempt: Callable[[], Awaitable[T]], *, in_turn: bool) -> T:
+        """The result of ``attempt``, which is not repeated, and not made while the service wants to be left alone.
+
+        :param in_turn: wait for that; else it is an error.
+        """
         try:
-            return await self.retry.once(attempt)
+            return await self.retry.once(attempt, in_turn=in_turn)
         except Later as failure:
             raise TransportError(str(failure), cid=request.cid, source=self.endpoint.source) from None
 
