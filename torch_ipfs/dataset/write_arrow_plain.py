@@ -46,7 +46,11 @@ def storable(values: Any, *, open_lists: bool) -> Any:
     """
     kind = values.type
     try:
-        return _plain(values, open_lists)
+        plain = _plain(values, open_lists)
+        if pa.types.is_nested(plain.type) and not pa.types.is_fixed_size_list(plain.type):
+            # Older versions write offsets that do not begin at 0 as they are, beside none but the items that they are of.
+            return pa.concat_arrays([plain])
+        return plain
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise Misfit(0, f"Arrow's {kind} cannot be part of a dataset; {_ADVICE} ({error})") from None
 
