@@ -99,6 +99,10 @@ def test_images_that_are_named_by_path_are_written_with_the_bytes_of_their_files
     (tmp_path / "b.png").unlink()
     with pytest.raises(SampleError, match=r"sample 1, field 'image': its file cannot be read: .*b\.png"):
         write_dataset(dataset.select_columns("image"), store)
+    image = datasets.Features(image=datasets.Image())
+    within = datasets.Dataset.from_dict({"image": [f"zip://b.png::{paths[0]}"]}, features=image)
+    with pytest.raises(SampleError, match="sample 0, field 'image': its file cannot be read: File is not a zip file"):
+        write_dataset(within, store)
 
 
 def test_columns_that_a_format_leaves_out_are_not_written() -> None:

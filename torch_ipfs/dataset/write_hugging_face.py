@@ -72,6 +72,6 @@ def _embedded(table: Any, features: dict[str, Any], position: int) -> Any:
         if name in features:
             try:
                 table = table.set_column(i, name, embed(table.column(i), features[name]))
-            except OSError as error:
+            except Exception as error:  # of whoever opens what a name leads into, such as an archive or a server
                 raise SampleError(f"sample {position}, field {name!r}: its file cannot be read: {error}") from error
     return table
