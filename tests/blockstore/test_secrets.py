@@ -13,6 +13,7 @@ import trustme
 
 from tests.network.gateways import CID_0, DATA_0, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
+from torch_ipfs.blockstore import transport
 from torch_ipfs.blockstore.environment_proxy import environment_proxy
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
@@ -205,8 +206,9 @@ def test_a_node_is_asked_for_pins_in_the_way_it_is_asked_for_blocks(
     proxies: pytest.MonkeyPatch, tls: Callable, authority: trustme.CA, tmp_path: Path
 ):
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    proxies.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    proxies.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", ssl.create_default_context())  # made with its import
+    # aiohttp makes its context of the system's certificates but once.
+    open_session, ca_file = transport._session, str(tmp_path / "authority.pem")
+    proxies.setattr(transport, "_session", lambda silence_s, connect_s, _: open_session(silence_s, connect_s, ca_file))
     proxies.setenv("http_proxy", "http://127.0.0.1:1")
     proxies.setenv("https_proxy", "http://127.0.0.1:1")
 
