@@ -56,8 +56,8 @@ class BodyFile(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def begin(self) -> None:
-        """Wait for the answer, or what ends it, and the first of its body."""
+    def wait(self) -> None:
+        """Wait for at least a byte, or the end: at first for the answer, or what comes in its place, too."""
         if not self._chunk:
             self._chunk = self._thread.run(self._receive())
 
@@ -65,8 +65,8 @@ class BodyFile(io.RawIOBase):
         """What has come, up to ``size`` bytes, waiting for at least one; empty at the end."""
         if size < 0:
             return self.readall()
-        if not self._chunk and size:
-            self._chunk = self._thread.run(self._receive())
+        if size:
+            self.wait()
         chunk, self._chunk = self._chunk[:size], self._chunk[size:]
         return chunk
 

@@ -45,7 +45,7 @@ class NodeAdapter:
         asked = Request("POST", parts.path.removeprefix(CALLS), parts.query, cid=self._cid)
         body = BodyFile(self._transport, asked, once_within_s=self._transport.timeout_s, in_turn=True)
         try:
-            body.begin()
+            body.wait()
         except BaseException:
             body.close()
             raise

@@ -40,6 +40,8 @@ _EXPLAINED = (400, 500)
 """Statuses that do not say by themselves what a node's RPC has refused."""
 _EXCERPT_S = 5.0
 """How long the start of what is said with an error is waited for."""
+_NO_FILES_LEFT = (errno.EMFILE, errno.ENFILE)
+"""Here, not at the host: fewer requests at once will do."""
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _SHA2_256_PREFIX = b"\x12\x20"
 
@@ -297,15 +299,12 @@ class Transport:
         if isinstance(failure, aiohttp.ClientHttpProxyError):  # its own words hold the proxy's password
             return self._told_by_proxy(failure, request)
         text = self.describe(failure)
-        if getattr(failure, "errno", None) in (
-            errno.EMFILE,
-            errno.ENFILE,
-        ):  # ours, not the host's: fewer at once will do
+        if getattr(failure, "errno", None) in _NO_FILES_LEFT:
             return Later(text, is_too_many=True)
-        never = (aiohttp.ClientSSLError, aiohttp.InvalidURL)
-        unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
         if isinstance(failure, aiohttp.ClientResponseError):  # its own words have a status 400 that nobody sent
             return self.broken(self.endpoint.redact(f"what came is not HTTP: {failure.message}")[:300], request)
+        never = (aiohttp.ClientSSLError, aiohttp.InvalidURL)
+        unknown_name = isinstance(failure, aiohttp.ClientConnectorError) and failure.errno == socket.EAI_NONAME
         if unknown_name or isinstance(failure, never):
             return self.broken(text, request)
         unreachable = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -346,7 +345,7 @@ def _session(
 
 
 def _is_refused(failure: BaseException | None) -> bool:
-    """Whether there is no service at the address: for ipfshttpclient, that is deep below what it raises."""
+    """Whether there is no service at the address, which may be said deep below what is raised."""
     while failure is not None:
         if isinstance(failure, ConnectionRefusedError) or getattr(failure, "errno", None) == errno.ECONNREFUSED:
             return True

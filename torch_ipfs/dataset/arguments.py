@@ -31,11 +31,11 @@ def whole_number(given: Any) -> int | None:
         return None
 
 
-def checked_count(name: str, given: Any, *, below: float = math.inf) -> int:
-    """:raises OptionError: ``given`` is no whole number of at least 0, or not below a bound."""
+def checked_count(name: str, given: Any, *, least: int = 0, below: float = math.inf) -> int:
+    """:raises OptionError: ``given`` is no whole number of at least ``least``, or not below a bound."""
     number = whole_number(given)
-    if number is None or not 0 <= number < below:
-        raise OptionError(f"{name} must be a whole number of at least 0, but is {given!r}")
+    if number is None or not least <= number < below:
+        raise OptionError(f"{name} must be a whole number of at least {least}, but is {given!r}")
     return number
 
 

@@ -17,7 +17,7 @@ from torch.utils.data.dataloader import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from torch_ipfs.dataset.arguments import checked_count, whole_number
+from torch_ipfs.dataset.arguments import checked_count
 from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.dataset.passes import Output, report_skipped
@@ -51,9 +51,8 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
             if options.get(name):
                 where = f"IPFSIterableDataset(..., {name}={options[name]!r}), or IPFSDataLoader's"
                 raise OptionError(f"{name} is the dataset's to know: {where}")
-        prefetch_factor = options.get("prefetch_factor")
-        if prefetch_factor is not None and (whole_number(prefetch_factor) or 0) < 1:
-            raise OptionError(f"prefetch_factor must be a whole number of at least 1, but is {prefetch_factor!r}")
+        if options.get("prefetch_factor") is not None:
+            checked_count("prefetch_factor", options["prefetch_factor"], least=1)
         options.setdefault("persistent_workers", num_workers > 0)
         with warnings.catch_warnings():
             # torchdata 0.11 makes itself known through torch's set_vital, which newer torch deprecates.

@@ -74,11 +74,12 @@ def sample_value(cid: CID, block: Block, store: Blockstore) -> Any:
 
 def json_or_bytes(data: Block) -> Any:
     """What the JSON of a raw block or a file says; its bytes where they are none, or more of it than is decoded."""
-    if bytes(data[:64]).lstrip()[:1] in (b"{", b"["):
+    data = bytes(data)
+    if data[:64].lstrip()[:1] in (b"{", b"["):
         with suppress(CodecError):
-            check_json(bytes(data))
+            check_json(data)
             return plain_json.decode(data)
-    return bytes(data)
+    return data
 
 
 def shards_of_rows(

@@ -44,18 +44,17 @@ def global_batch(manifest: Manifest, partition: Partition, order: Order, epoch: 
 
     :raises OptionError: there is no such step.
     """
-    steps, given = partition.num_steps(0), step
-    step = -1 if (number := whole_number(given)) is None else number
-    if not 0 <= step < steps:
-        raise OptionError(f"step must be a whole number in [0, {steps}), the steps of the epoch, but is {given!r}")
+    steps, number = partition.num_steps(0), whole_number(step)
+    if number is None or not 0 <= number < steps:
+        raise OptionError(f"step must be a whole number in [0, {steps}), the steps of the epoch, but is {step!r}")
     shares = [
-        partition.positions(rank, step) if step < partition.num_steps(rank) else np.zeros(0, dtype=np.int64)
+        partition.positions(rank, number) if number < partition.num_steps(rank) else np.zeros(0, dtype=np.int64)
         for rank in range(partition.world_size)
     ]
     positions = np.concatenate(shares)
     samples = order.samples(positions)
     ranks = np.repeat(np.arange(partition.world_size), [len(share) for share in shares])
-    return GlobalBatch(epoch, step, positions, ranks, samples, _cids(manifest, samples))
+    return GlobalBatch(epoch, number, positions, ranks, samples, _cids(manifest, samples))
 
 
 def _cids(manifest: Manifest, samples: Int64s) -> tuple[CID | None, ...]:
