@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.loader.datasets import labels, samples
-from torch_ipfs import CID, LocalBlockstore, MemoryBlockstore, OptionError
+from torch_ipfs import CID, LocalBlockstore, MemoryBlockstore, OptionError, write_dataset
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.kit import TrainingTask, ipfs_kit
@@ -247,6 +247,16 @@ class TestTasks:
             assert kits[0].ipfs.dag_get(f"{root}/samples/0")["success"]
             trainings[1 - first].__exit__(None, None, None)
             assert pins(kits[0]) == set()
+
+    def test_what_packed_samples_link_to_is_kept_too(self, kit: ipfs_kit, tmp_path: Path) -> None:
+        files = [CID.parse(kit.ipfs.add(bytes([i]) * 3_000_000)["cid"]) for i in range(3)]
+        root = write_dataset([{"pair": [file], "labels": i} for i, file in enumerate(files)], tmp_path / "s")
+        LocalBlockstore(tmp_path / "s").unpin(root)
+        with kit.training(task(str(root))):
+            LocalBlockstore(tmp_path / "s").gc(grace_s=0)
+            assert all(kit.ipfs.cat(str(file))["success"] for file in files)
+        LocalBlockstore(tmp_path / "s").gc(grace_s=0)
+        assert not any(kit.ipfs.cat(str(file))["success"] for file in files)
 
     @pytest.mark.parametrize("form", ["samples", "linked shards", "shards in JSON"])
     def test_what_is_named_by_text_is_kept_too(self, kit: ipfs_kit, tmp_path: Path, form: str) -> None:

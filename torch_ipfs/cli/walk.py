@@ -11,24 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from torch_ipfs import codec
 from torch_ipfs.blockstore.base import Block, Blockstore, close_iterator, linked_at_hand
 from torch_ipfs.blockstore.pins import links
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
 from torch_ipfs.dataset.leaves import BROKEN, dataset_schema, link_of, sample_value, shard_of, shards_of_rows
+from torch_ipfs.dataset.shard_links import links_of_shard, may_link
 from torch_ipfs.errors import ManifestError, TorchIPFSError
-from torch_ipfs.manifest.column import Column, FixedColumn, Shard, StructColumn
 from torch_ipfs.manifest.leaf import Leaf
-from torch_ipfs.manifest.schema import Field
 from torch_ipfs.manifest.tree import Manifest, Node
 
 MAX_DEPTH = 128
 """Links from a shard or a sample to the deepest block below it."""
 
 _LINKING = (DAG_CBOR, DAG_JSON, DAG_PB)
-_TAKEN_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,7 @@ class Walk:
         self._store, self._manifest, self._check_samples = store, manifest, check_samples
         self._schema = dataset_schema(manifest, store)
         self._names = frozenset(self._schema.names)
-        self._has_links = any(_may_link(field) for _, field in self._schema.fields)
+        self._has_links = may_link(self._schema)
         self._followed: set[CID] = set()
         self._walked: dict[tuple[CID, int], int] = {}
         """Nodes of the manifest, each at its depth, with their samples. A few that name each other over and over make a tree
@@ -200,7 +196,7 @@ class Walk:
         if wanted.leaf is not None:
             shard, _ = shard_of(wanted.leaf, block, self._store, self._schema, self._names)
             if self._has_links:
-                below += _links_of_shard(shard)
+                below += links_of_shard(shard)
         return linked, below
 
 
@@ -234,26 +230,3 @@ def _as_broken(error: TorchIPFSError) -> TorchIPFSError:
     if not isinstance(error, BROKEN):
         raise error
     return error
-
-
-def _may_link(field: Field) -> bool:
-    if field.dtype in ("link", "any"):
-        return True
-    below = [inner for _, inner in field.fields] + ([field.item] if field.item else [])
-    return any(map(_may_link, below))
-
-
-def _links_of_shard(shard: Shard) -> Iterator[CID]:
-    for name, column in shard.columns.items():
-        field = shard.schema.get(name)
-        if field is not None and _may_link(field):
-            yield from _links_of_column(column)
-
-
-def _links_of_column(column: Column) -> Iterator[CID]:
-    if isinstance(column, StructColumn):
-        for inner in column.columns.values():
-            yield from _links_of_column(inner)
-    elif not isinstance(column, FixedColumn):
-        for first in range(0, column.num_rows, _TAKEN_ROWS):
-            yield from links(column.take(np.arange(first, min(first + _TAKEN_ROWS, column.num_rows))))

@@ -13,16 +13,20 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from torch_ipfs import codec
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.blockstore.pins import links, put_links
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, CID
+from torch_ipfs.dataset.leaves import dataset_schema, shard_of
+from torch_ipfs.dataset.shard_links import links_of_shard, may_link
 from torch_ipfs.errors import CodecError, ManifestError, OptionError
 from torch_ipfs.kit.node import Node
+from torch_ipfs.manifest.leaf import Leaf
+from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
 
 OPERATION = "training"
@@ -111,18 +115,21 @@ def task_in(message: Any) -> TrainingTask | None:
 
 def pins_of(node: Node, task: TrainingTask) -> list[CID]:
     """What to pin, recursively, to keep the task's dataset: its root; and where nodes of it name shards or samples by text and
-    not by links, blocks of links to these, which are put for that.
+    not by links, or packed samples link to blocks, blocks of links to these, which are put for that.
 
-    :raises BlockError: nobody has a node of it.
+    :raises BlockError: nobody has a node of it, or a shard with links.
     :raises ManifestError: it is no dataset.
     """
     root = CID.parse(task.dataset_cid)
-    named = list(_named_by_text(Manifest(node.store, root), node.store))
+    named = list(dict.fromkeys(_named_without_link(Manifest(node.store, root), node.store)))
     return [root, *put_links(node.home, named)]
 
 
-def _named_by_text(manifest: Manifest, store: Blockstore) -> Iterator[CID]:
-    """What a recursive pin of a dataset's root does not reach: what its nodes name as text, as all do that are plain JSON."""
+def _named_without_link(manifest: Manifest, store: Blockstore) -> Iterator[CID]:
+    """What a recursive pin of a dataset's root does not reach: what its nodes name as text, as all do that are plain JSON, and
+    what packed samples link to.
+    """
+    schema: Schema | None = None
     nodes = [(manifest.root, manifest.root_node)]
     while nodes:
         cid, node = nodes.pop()
@@ -134,6 +141,17 @@ def _named_by_text(manifest: Manifest, store: Blockstore) -> Iterator[CID]:
         linked = set(links(codec.decode(cid, store.get(cid)))) if cid.codec in (DAG_CBOR, DAG_JSON) else set()
         yield from (child for child in children if child not in linked)
         nodes += [(children[i], node.read_child(i)) for i in range(len(children)) if node.inner[i]]
+        if packed := [node.leaf_of(i) for i in range(len(children)) if not node.inner[i]]:
+            schema = schema or dataset_schema(manifest, store)
+            if may_link(schema):
+                yield from _links_of_shards(packed, store, schema)
+
+
+def _links_of_shards(packed: list[Leaf], store: Blockstore, schema: Schema) -> Iterator[CID]:
+    names = frozenset(schema.names)
+    for leaf, block in zip(packed, store.get_many(leaf.cid for leaf in packed), strict=True):
+        shard, _ = shard_of(leaf, cast(Block, block), store, schema, names)
+        yield from links_of_shard(shard)
 
 
 def _parsed(texts: list[str], cid: CID) -> list[CID]:
