@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
 
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore
-from torch_ipfs.blockstore.directories import home_expanded
-from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.blockstore.pins import put_links
 from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printable
@@ -81,14 +78,16 @@ def push(chosen: Namespace) -> int:
     target = _target(chosen.target)
     counted, pins = _Counted(), Pinning(manifest.root)
     with open_sink(target, root=manifest.root) as sink, progress_bar("pushing", "B") as advance:
+        pinning = sink.store if isinstance(sink.store, PinningBlockstore) else None
         for found in Walk(store, manifest).blocks():
             if found.error is not None:
                 raise found.error
             advance(counted.add(found))
-            pins.add(found)
+            if pinning is not None:  # a CAR file's blocks, any number of them, need not be remembered
+                pins.add(found)
             sink.put(found.cid, found.block or b"")
         sink.commit(manifest.root)
-    pinned = _pin(target, pins)
+    pinned = "" if pinning is None else _pin(pinning, pins)
     where = target if isinstance(target, str) else getattr(target, "source", "the target")
     print(f"{manifest.root} is in {where}{pinned}: {counted}")
     return 0
@@ -107,15 +106,8 @@ def _target(name: str) -> Out:
     return getattr(store, "store", store)
 
 
-def _pin(target: Out, pins: Pinning) -> str:
-    """Pin the dataset where the target can; what to say of it."""
-    if isinstance(target, str | os.PathLike):
-        target = home_expanded(target)
-        if not target.is_dir():
-            return ""
-        target = LocalBlockstore(target)
-    if not isinstance(target, PinningBlockstore):
-        return ""
+def _pin(target: PinningBlockstore, pins: Pinning) -> str:
+    """Pin the dataset; what to say of it."""
     target.pin(pins.root)
     lists = list(put_links(target, pins.unlinked))
     for cid in lists:

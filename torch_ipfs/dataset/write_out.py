@@ -32,6 +32,11 @@ _WRITTEN_AT_ONCE_BYTES = 2**22
 class Sink(Protocol):
     """Takes blocks while it is entered. Leaving it without a commit leaves ``out`` as it was."""
 
+    @property
+    def store(self) -> Blockstore | None:
+        """The store that blocks go to; ``None`` for a CAR file."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
@@ -87,6 +92,8 @@ def _sink_of_path(path: Path, text: str, root: CID) -> Sink:
 
 class _CarSink:
     """A CARv1, written beside its place as ``name.car.*.tmp`` and renamed when it is whole and on disk."""
+
+    store = None
 
     def __init__(self, path: Path, root: CID) -> None:
         if not path.parent.is_dir():
@@ -156,14 +163,14 @@ class _StoreSink:
     """A store, filled in batches. In a local store the root is pinned; without that pin nothing lasts there."""
 
     def __init__(self, store: Blockstore) -> None:
-        self._store = store
+        self.store = store
         self._held = contextlib.ExitStack()
         self._batch: list[tuple[CID, Block]] = []
         self._batch_bytes = 0
 
     def __enter__(self) -> Self:
-        if isinstance(self._store, LocalBlockstore):
-            self._held.enter_context(self._store.writing())
+        if isinstance(self.store, LocalBlockstore):
+            self._held.enter_context(self.store.writing())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,9 +185,9 @@ class _StoreSink:
 
     def commit(self, root: CID) -> None:
         self._flush()
-        if isinstance(self._store, LocalBlockstore):
-            self._store.pin(root)
+        if isinstance(self.store, LocalBlockstore):
+            self.store.pin(root)
 
     def _flush(self) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        self._store.put_many(batch)
+        self.store.put_many(batch)
