@@ -14,6 +14,7 @@ from torch_ipfs.errors import OptionError
         ("kubo://127.0.0.1:5001", "http://127.0.0.1:5001/api/v0"),
         ("kubo://node", "http://node:5001/api/v0"),
         ("kubo://[::1]", "http://[::1]:5001/api/v0"),
+        ("kubo://[fe80::1%25eth0]", "http://[fe80::1%eth0]:5001/api/v0"),
         ("KUBO://node:80", "http://node:80/api/v0"),
         ("/ip4/127.0.0.1/tcp/5001", "http://127.0.0.1:5001/api/v0"),
         ("/ip4/10.0.0.1/tcp/5001/http", "http://10.0.0.1:5001/api/v0"),

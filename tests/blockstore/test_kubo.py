@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -244,6 +246,28 @@ def test_nobody_waits_for_a_pipe_that_says_no_more(impatient: KuboBlockstore):
             assert not closing.is_alive()
         finally:
             os.close(writer)
+
+
+def test_nor_does_python_at_its_end(impatient: KuboBlockstore):
+    """A read of the standard input would hold its buffer's lock."""
+    code = (
+        "import sys; from torch_ipfs import KuboBlockstore\n"
+        "KuboBlockstore(sys.argv[1], timeout_s=0.5).import_car(sys.stdin.buffer)"
+    )
+    reader, writer = os.pipe()
+    os.write(writer, as_car(*dag())[:1000])
+    with open(reader, "rb") as stdin:  # noqa: PTH123 - a pipe's end
+        ran = subprocess.run(
+            [sys.executable, "-c", code, impatient.source],
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    os.close(writer)
+    assert ran.returncode == 1
+    assert "no more of the CAR" in ran.stderr
 
 
 def test_nor_for_one_that_is_named_by_a_path(impatient: KuboBlockstore, tmp_path: Path):

@@ -181,6 +181,20 @@ def test_what_is_asked_of_a_node_waits_while_it_wants_to_be_left_alone():
         store.close()
 
 
+def test_a_connection_that_was_kept_and_closed_is_no_error():
+    def service(_: Asked, connection: Connection) -> None:
+        if len(server.asked) == 2:
+            connection.cut()
+        else:
+            connection.answer(b'{"ID": "x"}')
+
+    with serving(service) as server:
+        store = KuboBlockstore(server.url, **options(retries=0))
+        assert [store.id(), store.id()] == ["x", "x"]
+        assert (len(server.asked), server.connections) == (3, 2)
+        store.close()
+
+
 def test_an_error_may_be_cut_short():
     def cut(_: Asked, connection: Connection) -> None:
         connection.head(404, {"Content-Length": "100"})

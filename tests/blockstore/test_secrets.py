@@ -232,6 +232,14 @@ def test_hosts_without_proxy_and_proxies_of_another_kind(proxies: pytest.MonkeyP
         store.close()
 
 
+def test_the_proxy_for_all_is_that_of_schemes_that_have_none(proxies: pytest.MonkeyPatch):
+    proxies.setenv("ALL_PROXY", "socks5h://proxy.invalid")
+    proxies.setenv("https_proxy", "http://proxy.invalid")
+    assert environment_proxy("https", "node.invalid", None) == "http://proxy.invalid"
+    with pytest.raises(OptionError, match="ALL_PROXY"):
+        environment_proxy("http", "node.invalid", None)
+
+
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
 def test_a_host_without_proxy_may_be_named_with_the_port_that_its_url_leaves_out(
     scheme: str, port: int, proxies: pytest.MonkeyPatch

@@ -126,7 +126,8 @@ def _from_url(
         if len(value) >= 8:  # a shorter one is a flag, and would blot out words of a message
             secrets.append(value)
     secrets += [value for _, value in parse_qsl(parts.query)] + ([parts.query] if parts.query else [])
-    netloc = f"[{host}]" if ":" in host else _ascii(host)
+    # A zone, as of fe80::1%25eth0 (RFC 6874), is looked up by its own name.
+    netloc = f"[{host.replace('%25', '%')}]" if ":" in host else _ascii(host)
     source = shown.split("?", 1)[0].rstrip("/")
     if parts.username is not None:
         scheme, _, rest = source.partition("://")

@@ -16,19 +16,24 @@ from torch_ipfs.errors import OptionError
 
 @lru_cache(maxsize=64)
 def environment_proxy(scheme: str, host: str, port: int | None) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host; none for this machine itself.
+    """The proxy that HTTP_PROXY or HTTPS_PROXY, else ALL_PROXY, and NO_PROXY name for a host; none for this machine itself.
 
     :return: its URL, with user information where that is named. It is not to be shown.
     :raises OptionError: it is of a kind that cannot be used.
     """
-    proxy = getproxies().get(scheme)
+    proxies = getproxies()
+    name = scheme if scheme in proxies else "all"
+    proxy = proxies.get(name)
     port = port or (443 if scheme == "https" else 80)
     if proxy is None or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"
     if not _is_usable(proxy):
-        raise OptionError(f"{scheme.upper()}_PROXY names a proxy that is not an http:// or https:// URL")
+        raise OptionError(
+            f"{name.upper()}_PROXY names a proxy that is not an http:// or https:// URL, and no other kind can be used; "
+            f"{scheme.upper()}_PROXY may name another, and NO_PROXY the hosts that need none"
+        )
     return proxy
 
 

@@ -136,9 +136,7 @@ class KuboBlockstore(RemoteBlockstore):
     def import_car(self, file: StrPath | BinaryIO, *, pin_roots: bool = True) -> list[CID]:
         """Put all blocks of a CAR file (v1, or v2 from Kubo 0.41 on), and pin those of its roots that the node then holds.
 
-        :param file: a path, or a file that is open for reading bytes, which another thread then reads. A pipe is best opened
-            without a buffer (``open(0, "rb", buffering=0, closefd=False)`` for the standard input): Python cannot end while a
-            buffer waits for one that says no more.
+        :param file: a path, or a file that is open for reading bytes, which another thread then reads.
         :return: the roots that the CAR's header names.
         :raises CodecError: the file is no CAR.
         :raises TransportError: the node could not be reached, cannot read the CAR, or took no more of it for ``timeout_s``;

@@ -61,7 +61,7 @@ def import_car(transport: Transport, file: StrPath | BinaryIO, timeout_s: float)
         name = str(getattr(file, "name", type(file).__name__))
         with blaming(name):
             roots = car.read_header(cast(IO[bytes], start))
-        with closing(_Pieces(file)) as rest:
+        with closing(_Pieces(start.rest)) as rest:
             try:
                 answer = transport.run(lambda session: _send(transport, session, start.recorded, rest, timeout_s))
             except TransportError:
@@ -165,16 +165,27 @@ class _Pieces:
 
 
 class _Recorder:
-    """A file that keeps what is read from it, for a reader that is to have it again."""
+    """A file that keeps what is read from it, for a reader that is to have it again.
+
+    A file with a buffer has it emptied, and what is left is read past it: a read of a pipe that says no more would hold the
+    buffer's lock, without which Python cannot end.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self.rest: BinaryIO = file
+        self._read: Callable[[int], bytes] = file.read
+        self._given = 0
         self.recorded = b""
+        if isinstance(file, io.BufferedReader):
+            self.rest = cast(BinaryIO, file.raw)
+            self._read = lambda _: file.read1()  # all that it has, or one read past it
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self.recorded += data
-        return data
+        start, end = self._given, self._given + size
+        while len(self.recorded) < end and (piece := self._read(end - len(self.recorded))):
+            self.recorded += piece
+        self._given = min(end, len(self.recorded))
+        return self.recorded[start : self._given]
 
 
 def _check(answer: bytes, source: str) -> None:

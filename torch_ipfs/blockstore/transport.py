@@ -238,16 +238,8 @@ class Transport:
         url = yarl.URL(self.endpoint.url(request.path, request.query), encoded=True)
         headers = {**request.headers, **dict(self.endpoint.headers)}
         for _ in range(self.options.max_redirects + 1):
-            self.counts["requests"] += 1
             try:
-                response = await session.request(
-                    request.method,
-                    url,
-                    headers=headers,
-                    data=request.body and request.body(),
-                    allow_redirects=False,
-                    proxy=environment_proxy(url.scheme, url.host or "", url.port),
-                )
+                response = await self._asked(session, request, url, headers)
             except UnicodeError:
                 raise self.broken("was led to a host that can have no such name", request) from None
             if response.status not in _REDIRECTS:
@@ -258,6 +250,33 @@ class Transport:
                 headers = dict(request.headers)
             url = target
         raise self.broken(f"redirected more than {self.options.max_redirects} times", request)
+
+    async def _asked(
+        self, session: aiohttp.ClientSession, request: Request, url: yarl.URL, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        """The answer of one host. A call of a node's that sends nothing is sent once more, at once, where its connection is
+        gone, as aiohttp does with a GET: a connection that was kept may be closed at that moment.
+        """
+        import aiohttp
+
+        again = request.method == "POST" and request.body is None
+        while True:
+            self.counts["requests"] += 1
+            try:
+                return await session.request(
+                    request.method,
+                    url,
+                    headers=headers,
+                    data=request.body and request.body(),
+                    allow_redirects=False,
+                    proxy=environment_proxy(url.scheme, url.host or "", url.port),
+                )
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                if not again:
+                    raise
+                again = False
 
     def _target(self, response: aiohttp.ClientResponse, request: Request) -> yarl.URL:
         """Where a redirect leads, if one may go there."""
