@@ -351,3 +351,31 @@ def test_a_node_that_cannot_be_had_is_all_of_its_samples(lost: int, shuffle: boo
     store.put(entry["cid"], bytes(full.get(entry["cid"])))
     assert [int(sample["x"]) for sample in dataset] == everything
     assert int(mapped[gone[0]]["x"]) == gone[0]
+
+
+@pytest.mark.parametrize("layout", ["packed", "embedded", "samples"])
+def test_a_root_without_a_schema_is_opened_where_its_first_child_is_missing(layout: Any) -> None:
+    """Its schema is that of the next; and no node on the way to the first sample is read twice for it."""
+    reads: list[CID] = []
+
+    class Counted(MemoryBlockstore):
+        def get(self, cid: CID) -> Block:
+            reads.append(cid)
+            return super().get(cid)
+
+    store = Counted()
+    parts = [torch_ipfs.write_dataset([{"x": 3 * part + i} for i in range(3)], store, layout=layout) for part in (0, 1)]
+    entries = [{"cid": part, "count": 3, "format": "manifest"} for part in parts]
+    root_block = dag_cbor.encode({"shards": entries})
+    root = CID.of(root_block, "dag-cbor")
+    store.put(root, root_block)
+    assert [int(sample["x"]) for sample in IPFSIterableDataset(root, store)] == [0, 1, 2, 3, 4, 5]
+    assert reads.count(parts[0]) == 1
+
+    lossy = MemoryBlockstore({cid: bytes(store.get(cid)) for cid in store.cids() if cid != parts[0]})
+    with pytest.warns(UserWarning, match="3 samples could not be read"):
+        assert [int(sample["x"]) for sample in IPFSIterableDataset(root, lossy, on_error="skip")] == [3, 4, 5]
+    with pytest.raises(torch_ipfs.BlockNotFound, match=str(parts[0])):
+        list(IPFSIterableDataset(root, lossy))
+    with pytest.raises(torch_ipfs.BlockNotFound, match=str(parts[0])):
+        list(IPFSIterableDataset(root, MemoryBlockstore({root: root_block}), on_error="substitute"))

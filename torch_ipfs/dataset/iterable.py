@@ -96,7 +96,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError("batch_transform needs a batch_size: without one the dataset yields samples")
         check_function("transform", transform, "a sample")
         check_function("batch_transform", batch_transform, "a batch")
-        self._opening = Opening(root, source, checked_columns(columns))
+        self._opening = Opening(root, source, checked_columns(columns), skips_broken=on_error != "raise")
         self.batch_size = None if batch_size is None else checked_batch_size(batch_size)
         self.drop_last, self.pad = drop_last, pad
         self.shuffle, self.seed = shuffle, number

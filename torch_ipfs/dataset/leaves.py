@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-
 from torch_ipfs import unixfs
 from torch_ipfs.blockstore.base import Block, Blockstore, source_of
 from torch_ipfs.codec import decode
@@ -126,34 +124,43 @@ def link_of(value: Any, sample: int, cid: CID) -> CID | TorchIPFSError:
         return ManifestError(f"sample {sample} is linked as {value!r:.100}, which is no CID: {error.reason}", cid=cid)
 
 
-def dataset_schema(manifest: Manifest, store: Blockstore, read: dict[CID, Block] | None = None) -> Schema:
+def dataset_schema(
+    manifest: Manifest, store: Blockstore, read: dict[CID, Block] | None = None, *, skips_broken: bool = False
+) -> Schema:
     """The schema of the root; of a root without one, that of the first node below it that has one and holds the first sample;
     else what the first shard holds.
 
     :param read: is given the blocks of linked samples that were read for it, so that none has to be asked for twice.
-    :raises ManifestError: there is none, and nothing readable to find it from.
+    :param skips_broken: take the next shard, or node, where one is missing or broken.
+    :raises ManifestError, BlockError: there is none, and nothing readable to find it from.
     """
     if manifest.schema is not None:
         return manifest.schema
-    leaf = first_leaf(manifest)
-    if leaf is None:
-        return Schema(())
-    if (schema := manifest.schema_below_root()) is not None:
-        return schema
+    sample, first_error = 0, None
+    while sample < manifest.num_samples:
+        try:
+            return manifest.schema_below_root(sample) or _schema_shown(
+                manifest.leaf_at(sample), store, {} if read is None else read
+            )
+        except BROKEN as error:
+            if not skips_broken:
+                raise
+            first_error = first_error or error
+            leaf = manifest.leaf_at(sample)
+            sample = leaf.first + leaf.count
+    if first_error is not None:
+        raise first_error
+    return Schema(())
+
+
+def _schema_shown(leaf: Leaf, store: Blockstore, read: dict[CID, Block]) -> Schema:
+    """The schema that a leaf's samples show."""
+    if leaf.error is not None:
+        raise leaf.error
     if leaf.format == "arrow":
         block = store.get(leaf.cid) if leaf.cid.codec == RAW else unixfs.read(store, leaf.cid)
         return unpack(block, leaf.cid).schema
-    values: Sequence[Any] = leaf.values or ()
-    if leaf.format == "samples":
-        values = _first_linked(leaf, store, {} if read is None else read)
-    return infer_schema(values)
-
-
-def first_leaf(manifest: Manifest) -> Leaf | None:
-    """The leaf of the first sample; ``None`` for an empty dataset."""
-    if manifest.num_samples == 0:
-        return None
-    return manifest.locate(np.zeros(1, dtype=np.int64))[0][0]
+    return infer_schema(_first_linked(leaf, store, read) if leaf.format == "samples" else leaf.values or ())
 
 
 def _first_linked(leaf: Leaf, store: Blockstore, read: dict[CID, Block]) -> list[Any]:

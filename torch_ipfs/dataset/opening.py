@@ -32,14 +32,20 @@ class _Found:
 
 
 class Opening:
-    """A root, where its blocks are, and which fields are wanted."""
+    """A root, where its blocks are, and which fields are wanted.
 
-    def __init__(self, root: CID | str, source: Source, columns: tuple[str, ...] | None) -> None:
+    :param skips_broken: whether shards that are missing or broken are left out, and do not matter for the schema either.
+    """
+
+    def __init__(
+        self, root: CID | str, source: Source, columns: tuple[str, ...] | None, *, skips_broken: bool = False
+    ) -> None:
         if not isinstance(root, CID | str):
             raise OptionError(f"root is a CID, its text, /ipfs/CID/path or ipfs://CID/path, not {type(root).__name__}")
         self.root = root
         self._source = source
         self._columns = columns
+        self._skips_broken = skips_broken
         self._store: Blockstore | None = None
         self._manifest: tuple[int, Manifest] | None = None
         self._found = _Found()
@@ -70,7 +76,9 @@ class Opening:
     def schema(self) -> Schema:
         """The dataset's schema. Where samples had to be read for it they are read once: processes started later know it."""
         if self._found.schema is None:
-            self._found.schema = dataset_schema(self.manifest, self.store, self._found.blocks)
+            self._found.schema = dataset_schema(
+                self.manifest, self.store, self._found.blocks, skips_broken=self._skips_broken
+            )
         return self._found.schema
 
     @property
@@ -93,7 +101,7 @@ class Opening:
 
         :param schema: to read samples by, in place of the dataset's own.
         """
-        other = Opening(self.root, self.store, self._columns)
+        other = Opening(self.root, self.store, self._columns, skips_broken=self._skips_broken)
         other._manifest = self._manifest
         other._found = self._found if schema is None else _Found(schema)
         return other

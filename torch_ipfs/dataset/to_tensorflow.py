@@ -15,7 +15,7 @@ import torch
 from torch_ipfs.bridges.tensorflow import Form, load_tensorflow, signature_of, tensorflow_dataset
 from torch_ipfs.dataset.dataloader import Received
 from torch_ipfs.dataset.dtypes import BITS
-from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES, first_leaf
+from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.write_plain import typed_bits
 from torch_ipfs.errors import OptionError
@@ -78,8 +78,11 @@ def to_tensorflow(
 
 def _schema_of_first_rows(dataset: IPFSIterableDataset) -> Schema | None:
     """What the first samples of a large embedded leaf hold, where no schema is written: what comes later has to be like it."""
-    leaf = first_leaf(dataset.manifest) if dataset.manifest.schema is None else None
-    if leaf is None or leaf.format != "data" or leaf.count <= INFERENCE_SAMPLES:
+    manifest = dataset.manifest
+    if manifest.schema is not None or manifest.num_samples == 0:
+        return None
+    leaf = manifest.leaf_at(0)
+    if leaf.format != "data" or leaf.count <= INFERENCE_SAMPLES:
         return None
     return infer_schema((leaf.values or ())[:INFERENCE_SAMPLES])
 

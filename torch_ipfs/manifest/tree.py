@@ -80,17 +80,21 @@ class Node:
 
     def read_child(self, i: int) -> Node:
         """Child ``i``, which is a node; read where it is not kept."""
-        return self._manifest.node(self.cid(i), self.depth + 1, *self._span(i))
+        return self._manifest.node(self.cid(i), self.depth + 1, *self.span(i))
 
     def child(self, i: int) -> Node:
         """Child ``i``, which is a node. One that is missing or broken is a leaf with its error: others may be read."""
-        return self._manifest.node_or_broken(self.cid(i), self.depth + 1, *self._span(i))
+        return self._manifest.node_or_broken(self.cid(i), self.depth + 1, *self.span(i))
 
     def leaf_of(self, i: int) -> Leaf:
         """Child ``i``, which is a packed shard."""
-        return Leaf(self.cid(i), *self._span(i), "arrow")
+        return Leaf(self.cid(i), *self.span(i), "arrow")
 
-    def _span(self, i: int) -> tuple[int, int]:
+    def child_of(self, sample: int) -> int:
+        """Which child holds ``sample``."""
+        return int(self.ends.searchsorted(sample, side="right"))
+
+    def span(self, i: int) -> tuple[int, int]:
         """The first sample of child ``i``, and how many there are."""
         count = int(self._shards.counts[i])
         return int(self.ends[i]) - count, count
@@ -124,17 +128,19 @@ class Manifest:
         except ManifestError as error:
             raise self._error(error.reason, cid) from None
 
-    def schema_below_root(self) -> Schema | None:
-        """The schema of the first node that has one on the way from the root to the first sample: of datasets that a root was
-        put over by hand.
+    def schema_below_root(self, sample: int) -> Schema | None:
+        """The schema of the first node that has one on the way from the root to ``sample``: of datasets that a root was put
+        over by hand.
+
+        :raises ManifestError, BlockError: a node on the way is broken or missing.
         """
         node, schema = self._root_node, None
         while node.leaf is None and schema is None:
-            i = int(np.flatnonzero(node.counts)[0])
+            i = node.child_of(sample)
             if not node.inner[i]:
                 return None
             cid = node.cid(i)
-            fields, node = self._read(cid, node.depth + 1, node.first)
+            fields, node = self._read_child(cid, node.depth + 1, *node.span(i))
             schema = self._schema_of(fields, cid)
         return schema
 
@@ -203,16 +209,21 @@ class Manifest:
             if node := self._kept.get(key):
                 self._kept.move_to_end(key)
                 return node
-        _, node = self._read(cid, depth, first)
+        return self._read_child(cid, depth, first, count)[1]
+
+    def _read_child(self, cid: CID, depth: int, first: int, count: int) -> tuple[Mapping[str, Any], Node]:
+        """As :meth:`node`, of one that is not kept yet, with what it says beside its samples."""
+        fields, node = self._read(cid, depth, first)
         if node.num_samples != count:
             raise self._error(f"the node holds {node.num_samples} samples where its parent claims {count}", cid)
+        key = (depth, first)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = node
                 self._kept_bytes += node.kept_bytes
             while self._kept_bytes > KEPT_NODE_BYTES and len(self._kept) > 1:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].kept_bytes
-        return node
+        return fields, node
 
     def locate(self, samples: Int64s) -> tuple[list[Leaf], Int64s, Int64s]:
         """Where samples are: leaves, for each sample which of them, and its row there.
@@ -298,7 +309,7 @@ class Manifest:
         """The leaf that holds ``sample``; of format ``broken`` where a node on the way could not be had."""
         node = self._root_node
         while node.leaf is None:
-            i = int(node.ends.searchsorted(sample, side="right"))
+            i = node.child_of(sample)
             if not node.inner[i]:
                 return node.leaf_of(i)
             node = node.child(i)
