@@ -85,6 +85,26 @@ def test_as_many_rows_as_fit(dataset: Dataset, shard_bytes: int) -> None:
     assert stop == len(samples) or packer.packed_bytes(columns, 0, stop + 1) > shard_bytes
 
 
+def test_a_shard_is_sought_where_the_one_before_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look costs a step a column, of which there may be thousands."""
+    schema = Schema((("x", Field("text")),))
+    columns = arrays_from_rows([{"x": "twelve bytes"} for _ in range(10_000)], schema)
+    packer, looks = Packer(schema), 0
+    packed_bytes = packer.packed_bytes
+
+    def counted(*arguments: Any) -> int:
+        nonlocal looks
+        looks += 1
+        return packed_bytes(*arguments)
+
+    monkeypatch.setattr(packer, "packed_bytes", counted)
+    start = shards = 0
+    while start < 10_000:
+        start, shards = packer.fitting(columns, start, 10_000, 4096), shards + 1
+    assert shards > 30
+    assert looks < 3 * shards
+
+
 def test_rows_of_fixed_width_are_counted_once() -> None:
     schema = Schema((("image", Field("uint8", (3, 32, 32))), ("label", Field("int64")), ("on", Field("bool"))))
     packer = Packer(schema)

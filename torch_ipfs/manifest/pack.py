@@ -55,6 +55,7 @@ class Packer:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
+        self._rows_fitted = 0
         self._head = _framed(schema_message(schema))
         nothing = _Body()
         for _, field in schema.fields:
@@ -79,12 +80,17 @@ class Packer:
     def fitting(self, columns: Columns, start: int, stop: int, shard_bytes: int) -> int:
         """Where to end a shard that starts at ``start``: as many rows as ``shard_bytes`` holds, but at least one."""
         low, high = start + 1, min(stop, start + MAX_SHARD_ROWS)
+        # Shards one after the other hold about as many rows, and to look takes a step a column.
+        tries = [start + self._rows_fitted + 1, start + self._rows_fitted]
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = tries.pop() if tries else (low + high + 1) // 2
+            if not low < middle <= high:
+                continue
             if self.packed_bytes(columns, start, middle) <= shard_bytes:
                 low = middle
             else:
                 high = middle - 1
+        self._rows_fitted = low - start
         return low
 
     def rows_per_shard(self, shard_bytes: int) -> int | None:
