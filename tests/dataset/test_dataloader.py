@@ -213,6 +213,16 @@ def test_a_pass_goes_on_whatever_passes_begin_and_end_in_its_middle(car: Written
         assert [inner for _, inner in outer] == 3 * [indices(shuffled(car))]
 
 
+def test_a_pass_that_is_over_takes_nothing_of_later_ones(car: Written) -> None:
+    """Persistent workers gave it what they had read for another pass, which went without."""
+    with closing(make_dataloader(shuffled(car, 10), num_workers=1)) as loader:
+        over = iter(loader)
+        assert indices(over) == indices(shuffled(car))
+        running = iter(loader)
+        assert list(over) == []
+        assert indices(running) == indices(shuffled(car))
+
+
 def test_a_shallow_copy_has_workers_and_a_run_of_its_own(car: Written) -> None:
     original = shuffled(car)
     theirs = DataLoader(original, batch_size=None, num_workers=1, persistent_workers=True)

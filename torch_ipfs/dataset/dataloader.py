@@ -22,7 +22,7 @@ from torch_ipfs.dataset.epoch import Skipped
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.dataset.passes import Output, report_skipped
 from torch_ipfs.dataset.workers import begin_workers, can_go_on, end_workers
-from torch_ipfs.errors import OptionError
+from torch_ipfs.errors import ManifestError, OptionError
 from torch_ipfs.plan.partition import Partition
 
 
@@ -263,7 +263,12 @@ class Receiving:
         if self.closed:
             return
         self.closed = received.ended = True
-        report_skipped(received.skipped, nothing_left=not self._any and received.partition.start == 0)
+        self._outputs = iter(())  # what persistent workers give from here on is of other passes
+        try:
+            report_skipped(received.skipped, nothing_left=not self._any and received.partition.start == 0)
+        except ManifestError as error:
+            self._error = error
+            raise
 
 
 def make_dataloader(
