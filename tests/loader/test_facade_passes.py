@@ -7,6 +7,7 @@ import logging
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -283,10 +284,22 @@ class TestEnd:
             pass
         assert closed == []
 
-    def test_it_pickles_with_its_dataset(self, loader: IPFSDataLoader) -> None:
-        first = labels(loader)
-        again = pickle.loads(pickle.dumps(loader))
-        assert sorted(labels(again)) == sorted(first)
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+    @pytest.mark.parametrize("form", [lambda loader: loader, IPFSDataLoader.to_pytorch])
+    def test_a_copy_stands_where_it_was_made_and_has_a_run_of_its_own(self, form: Any, copied: Any) -> None:
+        """Its epochs were the loader's, which could begin no pass any more once the copy was closed."""
+        loader = loader_of(*embedded(N), shuffle=False)
+        read = form(loader)
+        running = iter(read)
+        next(running)
+        state = read.state_dict()
+        other = copied(read)
+        assert other.state_dict() == state
+        assert len(list(other)) == len(loader)
+        assert read.state_dict() == loader.state_dict() == state
+        other.close()
+        assert len(list(running)) == len(loader) - 1
+        assert [len(list(read)), loader.state_dict()["epoch"]] == [len(loader), 2]
 
 
 def test_its_log_is_the_packages(caplog: pytest.LogCaptureFixture) -> None:

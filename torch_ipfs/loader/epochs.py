@@ -45,10 +45,12 @@ class Epochs:
         """Let no pass begin any more, nor those go on that ask."""
         self._closed = True
 
-    def again(self) -> Epochs:
-        """The same, counted on from here, for a dataset that is loaded again."""
+    def again(self, *, same: bool) -> Epochs:
+        """Those of a dataset that is loaded now: counted on from here where it is the same one, else from its beginning. An
+        epoch that was set stays.
+        """
         other = Epochs()
-        other._next, other._fixed = self._next, self._fixed
+        other._next, other._fixed = (self._next if same or self._fixed else 0), self._fixed
         return other
 
     def fix(self, epoch: int) -> None:

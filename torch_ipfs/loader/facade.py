@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch_ipfs.blockstore.base import Blockstore
@@ -40,7 +41,6 @@ class _Loaded:
 
     name: str
     dataset: IPFSIterableDataset
-    epochs: Epochs
     reading: ProcessLock = field(default_factory=ProcessLock)
 
 
@@ -105,10 +105,10 @@ class IPFSDataLoader:
             "world_size": world_size,
         }
         IPFSIterableDataset("", None, **self._options)  # which knows what options can work
-        self._epoch: int | None = None
         self._store: tuple[Blockstore, bool] | None = None
         self._loaded: _Loaded | None = None
-        self._before: tuple[CID, Epochs] | None = None
+        self._epochs = Epochs()
+        self._root: CID | None = None
         self._why_not = "call load_dataset(cid) first"
         self._lock = ProcessLock()
         self._forget_passes()
@@ -144,7 +144,9 @@ class IPFSDataLoader:
             return result
         with self._lock:
             self._unload("")
-            self._loaded = _Loaded(name, dataset, self._epochs_of(dataset.manifest.root))
+            root = dataset.manifest.root
+            self._epochs, self._root = self._epochs.again(same=root == self._root), root
+            self._loaded = _Loaded(name, dataset)
         found = {"total_samples": dataset.manifest.num_samples, "metadata": dataset.manifest.metadata}
         return succeeded("load_dataset", dataset_cid=name, **found)
 
@@ -165,14 +167,6 @@ class IPFSDataLoader:
     def _readable(self, text: str) -> str:
         store = self._store[0] if self._store is not None else None
         return store.readable(text) if isinstance(store, DagGetBlockstore) else text
-
-    def _epochs_of(self, root: CID) -> Epochs:
-        """A dataset's epochs are counted from its loading; when the same one is loaded again they go on."""
-        same = self._before is not None and self._before[0] == root
-        self._before = root, self._before[1].again() if same and self._before is not None else Epochs()
-        if self._epoch is not None:
-            self._before[1].fix(self._epoch)
-        return self._before[1]
 
     def _unload(self, why_not: str) -> None:
         self._loaded, self._why_not, self._counted = None, why_not, Counted()
@@ -238,7 +232,7 @@ class IPFSDataLoader:
 
     def _new_pass(self) -> Pass:
         loaded = self._here()
-        epoch, state = loaded.epochs.begin()
+        epoch, state = self._epochs.begin()
         collate = pack if self._options["transform"] else None
         workers = self._worker_options()
         # Passes in this process share a reader, and what it has open from epoch to epoch.
@@ -295,7 +289,7 @@ class IPFSDataLoader:
                     passes.add(receiving)
                 counted.received = receiving.received
 
-            loader = EpochDataLoader(dataset, loaded.epochs, begun, **options)
+            loader = EpochDataLoader(dataset, self._epochs, begun, **options)
             self._pytorch.add(loader)
             return loader
 
@@ -317,12 +311,11 @@ class IPFSDataLoader:
         from torch_ipfs.dataset.to_tensorflow import to_tensorflow
 
         with self._lock:
-            loaded, counted = self._here(), self._counted
+            loaded, counted, epochs = self._here(), self._counted, self._epochs
 
         def begun(received: Received) -> None:
             counted.received = received
 
-        epochs = loaded.epochs
         return to_tensorflow(
             loaded.dataset,
             next_epoch=lambda: epochs.begin()[0],
@@ -340,8 +333,7 @@ class IPFSDataLoader:
         :raises OptionError: a negative number.
         """
         with self._lock:
-            (self._loaded.epochs if self._loaded else Epochs()).fix(epoch)
-            self._epoch = epoch
+            self._epochs.fix(epoch)
             self._current.set(None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -352,7 +344,7 @@ class IPFSDataLoader:
         """
         with self._lock:
             loaded = self._here()
-            return loaded.epochs.state(loaded.dataset, self._counted.received)
+            return self._epochs.state(loaded.dataset, self._counted.received)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state`` in the next pass, and only in that one; at any batch size, prefetch and number of ranks.
@@ -365,7 +357,7 @@ class IPFSDataLoader:
         with self._lock:
             loaded = self._here()
             loaded.dataset.load_state_dict(state)
-            loaded.epochs.resume(loaded.dataset.epoch, state)
+            self._epochs.resume(loaded.dataset.epoch, state)
             self._counted.received = None
             self._current.set(None)
 
@@ -382,8 +374,8 @@ class IPFSDataLoader:
                 loader.begin_no_more()
             passes, of_loaders = list(self._passes), list(self._pytorch_passes)
             self._forget_passes()
+            self._epochs.close()
             if self._loaded is not None:
-                self._loaded.epochs.close()
                 self._unload(str(closed()))
             store = self._store
         for this in passes:
@@ -402,14 +394,23 @@ class IPFSDataLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # Pickling and copying: a copy has a run of its own, which stands where this one does. No pass travels.
+
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_passes": None, "_pytorch": None, "_pytorch_passes": None, "_current": None, "_counted": None}
-        store = None if self._store is None or self._store[1] else self._store
-        return {**self.__dict__, **own, "_store": store}
+        with self._lock:
+            own: dict[str, Any] = {"_passes": None, "_pytorch": None, "_pytorch_passes": None, "_current": None}
+            own |= {"_epochs": copy.copy(self._epochs), "_counted": copy.deepcopy(self._counted)}
+            if self._loaded is not None:
+                own["_loaded"] = replace(self._loaded, dataset=copy.copy(self._loaded.dataset))
+            if self._store is not None and self._store[1]:
+                own["_store"] = None
+            return {**self.__dict__, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        counted = self._counted
         self._forget_passes()
+        self._counted = counted
 
     def __repr__(self) -> str:
         return f"IPFSDataLoader({self.dataset_cid!r}, batch_size={self.batch_size}, total_samples={self.total_samples})"

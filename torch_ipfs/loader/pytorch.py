@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
@@ -80,7 +81,8 @@ class EpochDataLoader(IPFSStatefulDataLoader):
         self, dataset: IPFSIterableDataset, epochs: Epochs, begun: Callable[[Receiving], None], **options: Any
     ) -> None:
         super().__init__(dataset, **options)
-        self._epochs, self._begun = epochs, begun
+        self._epochs = epochs
+        self._begun: Callable[[Receiving], None] | None = begun
         self.sampler.set_epoch = epochs.fix
 
     def __iter__(self) -> Receiving:
@@ -90,7 +92,8 @@ class EpochDataLoader(IPFSStatefulDataLoader):
         else:
             super().load_state_dict(state)
         receiving = super().__iter__()
-        self._begun(receiving)
+        if self._begun is not None:
+            self._begun(receiving)
         try:
             self._epochs.check_open()  # whoever closes them ends the passes and workers that are known by then
         except OptionError:
@@ -114,3 +117,12 @@ class EpochDataLoader(IPFSStatefulDataLoader):
         """As :meth:`torch_ipfs.loader.IPFSDataLoader.load_state_dict`."""
         super().load_state_dict(state_dict)
         self._epochs.resume(self.dataset.epoch, state_dict)
+
+    # A copy has a run of its own: its passes are no loader's.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_epochs": copy.copy(self._epochs), "_begun": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.sampler.set_epoch = self._epochs.fix
