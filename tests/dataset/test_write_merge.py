@@ -42,6 +42,17 @@ def test_samples_follow_each_other() -> None:
     assert sum(len(store.get(cid)) for cid in new) < 10_000
 
 
+def test_a_file_that_is_merged_from_is_not_replaced(tmp_path: Path) -> None:
+    car = tmp_path / "a.car"
+    cid = part(car, 0, 100)
+    (tmp_path / "link.car").symlink_to(car)
+    sources: list[Any] = [car, [tmp_path, car], torch_ipfs.CarBlockstore(car)]
+    for source in sources:
+        with pytest.raises(OptionError, match="would be replaced"):
+            merge_datasets([cid, cid], source, tmp_path / "link.car")
+    assert torch_ipfs.IPFSMapDataset(cid, car)[99]["x"] == 99
+
+
 def test_merging_what_was_merged_is_merging_at_once() -> None:
     store = MemoryBlockstore()
     parts = [part(store, 100 * i, 100 * i + 100) for i in range(5)]

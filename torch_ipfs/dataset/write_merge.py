@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.car_file import CarBlockstore
+from torch_ipfs.blockstore.directories import absolute
 from torch_ipfs.blockstore.open import Source, open_blockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
@@ -38,7 +42,7 @@ def merge_datasets(
     :param source: where their roots are; as for the datasets that read.
     :param out: where the new nodes go; as for ``write_dataset``. By default ``source``, which then must be a store that takes
         blocks.
-    :raises OptionError: no roots, or the schemas differ (names the field).
+    :raises OptionError: no roots, or the schemas differ (names the field); or ``out`` is a CAR file of ``source``.
     :raises ManifestError: one of the roots is no dataset.
     """
     check_hash_function(hash_function)
@@ -46,6 +50,7 @@ def merge_datasets(
         raise OptionError(f"roots is a list of datasets, not {str(roots)!r}")
     extras = root_extras(name, description, version, created_at, metadata)
     store = open_blockstore(source)
+    _check_not_replaced(store, out)
     manifests = [Manifest(store, resolve_root(store, root)) for root in roots]
     if not manifests:
         raise OptionError("merging takes one dataset at least")
@@ -59,6 +64,18 @@ def merge_datasets(
         root = builder.finish({**extras, "schema": schemas[0].to_ipld()})
         sink.commit(root)
     return root
+
+
+def _check_not_replaced(store: Blockstore, out: Out | None) -> None:
+    """:raises OptionError: ``out`` is a CAR file of ``store``: the new nodes alone would stand in its place."""
+    if not isinstance(out, str | os.PathLike):
+        return
+    path = os.path.realpath(absolute(out))
+    for source in getattr(store, "stores", [store]):
+        if isinstance(source, CarBlockstore) and os.path.realpath(source.source) == path:
+            raise OptionError(
+                f"out is {str(out)!r}, which holds what is merged and would be replaced: name another file"
+            )
 
 
 def _add_children(builder: ManifestBuilder, manifest: Manifest) -> None:
