@@ -64,7 +64,21 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 
 def test_another_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
-        torch_ipfs.nonsense  # noqa: B018 - asking is the test
+        torch_ipfs.nonsense  # type: ignore[attr-defined]  # noqa: B018 - asking is the test
+
+
+def test_modules_with_names_of_their_own_are_there_whatever_else_was_imported() -> None:
+    names = (
+        "codec.dag_cbor.encode",
+        "errors.HashMismatch",
+        "unixfs.read",
+        "testing",
+        "loader.IPFSDataLoader",
+        "kit.ipfs_kit",
+    )
+    code = f"import torch_ipfs as t; print({', '.join(f't.{name}' for name in names)}, *dir(t))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert {"codec", "testing", "unixfs"} <= set(done.stdout.split())
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

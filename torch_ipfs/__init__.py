@@ -14,6 +14,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch_ipfs import codec as codec
+    from torch_ipfs import errors as errors
+    from torch_ipfs import kit as kit
+    from torch_ipfs import loader as loader
+    from torch_ipfs import testing as testing
+    from torch_ipfs import unixfs as unixfs
     from torch_ipfs.blockstore.base import Blockstore as Blockstore
     from torch_ipfs.blockstore.cached import CachedBlockstore as CachedBlockstore
     from torch_ipfs.blockstore.car_file import CarBlockstore as CarBlockstore
@@ -46,6 +52,11 @@ if TYPE_CHECKING:
     from torch_ipfs.manifest.schema import Field as Field
     from torch_ipfs.manifest.schema import Schema as Schema
     from torch_ipfs.plan.shuffle import ShuffleOptions as ShuffleOptions
+
+    __version__: str
+
+_MODULES = ("codec", "errors", "kit", "loader", "testing", "unixfs")
+"""What has names of its own: ``torch_ipfs.codec.dag_cbor``."""
 
 _HOME = {
     "Blockstore": "blockstore.base",
@@ -90,14 +101,20 @@ _HOME = {
 __all__ = sorted(_HOME)  # noqa: PLE0605 - a list of names, which ruff cannot see through sorted()
 
 
-def __getattr__(name: str) -> Any:
+def _imported(name: str) -> Any:
     if name == "__version__":
         return _version()
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # or else type checkers take every misspelt name for one that is there
+    __getattr__ = _imported
 
 
 def _version() -> str:
@@ -110,7 +127,7 @@ def _version() -> str:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOME))
+    return sorted({*globals(), *_HOME, *_MODULES})
 
 
 if "torch" in sys.modules:

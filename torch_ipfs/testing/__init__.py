@@ -19,7 +19,7 @@ _MODULES = {
 __all__ = ["BlockstoreConformance", "assert_resumes_exactly"]
 
 
-def __getattr__(name: str) -> Any:
+def _imported(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _MODULES[name] not in sys.modules and importlib.util.find_spec("pytest") is not None:
@@ -27,3 +27,7 @@ def __getattr__(name: str) -> Any:
 
         pytest.register_assert_rewrite(_MODULES[name])  # a failing assert says what it compared
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _imported
