@@ -252,6 +252,14 @@ def test_no_stores_are_refused() -> None:
         TieredBlockstore([])
 
 
+def test_names_of_stores_are_none() -> None:
+    names: Any = ["a.car", "https://gateway.invalid"]
+    with pytest.raises(OptionError, match=r"not a str.*open_blockstore"):
+        TieredBlockstore(names)
+    with pytest.raises(OptionError, match=r"not a str.*open_blockstore"):
+        CachedBlockstore(names[1])
+
+
 def test_patience_may_have_no_end(two: tuple[StagedStore, StagedStore]) -> None:
     two[0].failure = down()
     assert TieredBlockstore(two, slow_s=math.inf).get(CIDS[0]) == DATAS[0]

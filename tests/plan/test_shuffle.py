@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +139,15 @@ def test_seed_epoch_and_options_change_the_order(change: dict[str, object]) -> N
     assert order() == order()
     moved = sum(a != b for a, b in zip(order(), order(**change), strict=True))  # type: ignore[arg-type]
     assert moved > 950
+
+
+def test_options_are_whole_numbers_of_any_type() -> None:
+    two: Any = np.int32(2)
+    options = ShuffleOptions(lanes=two, unit_rows=two, window_rows=two)
+    assert json.loads(json.dumps(asdict(options))) == asdict(ShuffleOptions(2, 2, 2))
+    for none in (True, 2.0, np.float64(2), np.arange(2), "2", 0):
+        with pytest.raises(OptionError, match="unit_rows"):
+            ShuffleOptions(2, none, 2)  # type: ignore[arg-type]
 
 
 def test_windows_of_lanes_begin_at_different_positions() -> None:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from torch_ipfs.codec import multihash
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import BlockTooLarge, CodecError, HashMismatch, TorchIPFSError, TransportError
+from torch_ipfs.errors import BlockTooLarge, CodecError, HashMismatch, OptionError, TorchIPFSError, TransportError
 
 StrPath = str | os.PathLike[str]
 
@@ -126,6 +126,14 @@ def linked_at_hand(store: Blockstore | LinkedBlockstore, node: CID) -> AtHand | 
     at_hand = getattr(store, "linked_at_hand", None)
     found: AtHand | None = None if at_hand is None else at_hand(node)
     return found
+
+
+def check_store(given: object) -> None:
+    """:raises OptionError: it is no store, such as a source's name."""
+    if not isinstance(given, Blockstore):
+        raise OptionError(
+            f"expected a Blockstore, not a {type(given).__name__}; torch_ipfs.open_blockstore opens what a name stands for"
+        )
 
 
 def source_of(store: object) -> str:

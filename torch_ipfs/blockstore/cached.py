@@ -13,6 +13,7 @@ from torch_ipfs.blockstore.base import (
     Blockstore,
     LinkedBlockstore,
     StrPath,
+    check_store,
     identity_block,
     source_of,
     unreachable_at,
@@ -61,7 +62,7 @@ class CachedBlockstore:
     :param keep_mapped_bytes: most bytes of large blocks that a process keeps mapped after they were read, so that reading
         them again costs no page faults. One that is evicted meanwhile takes up disk until it is let go.
     :param keep_copied_bytes: most bytes of small blocks that a process keeps in memory after they were read.
-    :raises OptionError: a number that cannot work, or a TORCH_IPFS_CACHE_BYTES that is none.
+    :raises OptionError: no store, a number that cannot work, or a TORCH_IPFS_CACHE_BYTES that is none.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class CachedBlockstore:
         keep_mapped_bytes: int = 2 * 2**30,
         keep_copied_bytes: int = 32 * 2**20,
     ) -> None:
+        check_store(store)
         self._store = store
         self._cache_dir = cache_directory() if cache_dir is None else Path(absolute(cache_dir))
         self._cache_bytes = _bytes_of_environment() if cache_bytes is None else cache_bytes

@@ -12,6 +12,7 @@ from torch_ipfs.blockstore.base import (
     AtHand,
     Block,
     Blockstore,
+    check_store,
     identity_block,
     in_batches,
     linked_at_hand,
@@ -58,7 +59,7 @@ class TieredBlockstore:
     :param demote_s: how long a first failure demotes a source; 0 for never.
     :param demote_max_s: the longest time that a source is demoted.
     :param window_bytes: most bytes of blocks that one ``get_many`` has asked for or holds ahead of its reader.
-    :raises OptionError: no stores, or a number that cannot work.
+    :raises OptionError: no stores, or what is none, or a number that cannot work.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class TieredBlockstore:
         self._stores = tuple(stores)
         if not self._stores:
             raise OptionError("a TieredBlockstore needs one store at least")
+        for store in self._stores:
+            check_store(store)
         timeout_s = TIMEOUT_FACTOR * slow_s if timeout_s is None else timeout_s
         for name, value in (("slow_s", slow_s), ("trial_s", trial_s), ("timeout_s", timeout_s)):
             if not value > 0:

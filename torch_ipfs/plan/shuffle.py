@@ -18,6 +18,7 @@ may change between versions.
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -85,8 +86,13 @@ class ShuffleOptions:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             most = _MOST_LANES if name == "lanes" else _MOST_ROWS
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            try:
+                number = 0 if isinstance(value, bool) else operator.index(value)
+            except TypeError:
+                number = 0
+            if not 1 <= number <= most:
                 raise OptionError(f"shuffle option {name} must be an integer from 1 to {most}, but is {value!r}")
+            object.__setattr__(self, name, number)  # of numpy's, which JSON does not take
 
     @classmethod
     def for_dataset(cls, num_samples: int, shard_rows: int) -> ShuffleOptions:
