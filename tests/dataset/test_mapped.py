@@ -22,7 +22,8 @@ from torch.utils.data import (
 import torch_ipfs
 from tests.dataset.conftest import N, Written, columns
 from tests.dataset.test_iterable import indices
-from torch_ipfs import IPFSIterableDataset, IPFSMapDataset
+from torch_ipfs import CID, IPFSIterableDataset, IPFSMapDataset
+from torch_ipfs.codec import dag_cbor
 
 Write = Callable[..., Written]
 
@@ -94,6 +95,26 @@ def test_shapes_that_vary_are_lists_in_each_batch_however_it_is_collated() -> No
         for batch in DataLoader(dataset, batch_size=2):
             assert isinstance(batch["x"], list)
             assert isinstance(batch["in"]["y"], list)
+
+
+def test_values_of_any_kind_are_lists_in_each_batch_until_a_transform_makes_them_numbers() -> None:
+    """They came as a tensor where a batch happened to hold numbers alone, and some batches were an error."""
+    samples = [{"x": x, "in": {"y": x}} for x in (1, 2, "three", {"z": 4}, 5, "six")]
+    root, store = embedded(samples)
+    mapped = IPFSMapDataset(root, store)
+    expected = list(IPFSIterableDataset(root, store, batch_size=2))
+    assert expected[0] == {"x": [1, 2], "in": {"y": [1, 2]}}
+    samples_alone: list[Any] = [ConcatDataset([mapped]), IPFSIterableDataset(root, store)]
+    assert [list(DataLoader(dataset, batch_size=2)) for dataset in samples_alone] == [expected] * 2
+    lengths = IPFSIterableDataset(root, store, batch_size=6, transform=lambda s: {"x": len(str(s["x"]))})
+    assert [batch["x"].tolist() for batch in lengths] == [[1, 1, 5, 8, 1, 3]]
+
+
+def embedded(samples: list[Any]) -> tuple[CID, torch_ipfs.MemoryBlockstore]:
+    """A dataset of ``samples`` as somebody else made it, who says no schema."""
+    block = dag_cbor.encode({"data": samples})
+    root = CID.of(block, "dag-cbor")
+    return root, torch_ipfs.MemoryBlockstore({root: block})
 
 
 def kind(column: Any) -> type:

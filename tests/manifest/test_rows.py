@@ -261,6 +261,11 @@ def test_values_of_any_kind_are_not_shared() -> None:
     assert value == {"a": [1, "b"]}
 
 
+def test_values_of_any_kind_are_there_beside_maps_that_are_none() -> None:
+    values = [{"y": 1}, None, {"y": ["a", 2]}, {"y": None}]
+    assert shard(values, Field("struct", nullable=True, fields=(("y", Field("any")),))) == values
+
+
 HUGE = Field("float32", (500_000_000,), nullable=True)
 
 

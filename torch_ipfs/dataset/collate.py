@@ -108,14 +108,18 @@ def collate_samples(samples: list[Any], schema: Schema, *, transformed: bool = F
     """
     if not isinstance(samples[0], Mapping):
         return _collate(samples, "sample", None)
-    fields = {name: _stacked(field) if transformed else field for name, field in schema.fields}
-    return _collate_maps(samples, "", fields)
+    return _collate_maps(samples, "", dict(_after_transform(schema.fields) if transformed else schema.fields))
 
 
-def _stacked(field: Field) -> Field:
+def _after_transform(fields: tuple[tuple[str, Field], ...]) -> tuple[tuple[str, Field], ...]:
+    """``fields`` as far as they are still known: tensors of several shapes may be of one now, and values of any kind numbers."""
+    return tuple((name, _with_any_shape(field)) for name, field in fields if field.dtype != "any")
+
+
+def _with_any_shape(field: Field) -> Field:
     """A field of tensors of several shapes as one of tensors whose shape is not known here."""
     if field.fields:
-        return replace(field, fields=tuple((name, _stacked(child)) for name, child in field.fields))
+        return replace(field, fields=_after_transform(field.fields))
     return replace(field, shape=()) if None in field.shape else field
 
 
@@ -142,6 +146,8 @@ def _stack(values: list[Any]) -> Any:
 
 def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     first = values[0]
+    if field is not None and field.dtype == "any":
+        return values
     if isinstance(first, Mapping) and not (field and field.nullable):
         return _collate_maps(values, f"{name}.", {} if field is None else dict(field.fields))
     if isinstance(first, tuple):

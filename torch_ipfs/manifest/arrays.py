@@ -313,8 +313,11 @@ def select(array: Array, rows: Rows) -> Array:
 def spread(array: Array, keep: npt.NDArray[np.bool_], field: Field) -> Array:
     """``len(keep)`` rows: those of ``array`` in the places that ``keep`` marks, and blanks of ``field`` in between."""
     length = len(keep)
-    if isinstance(array, NullArray | ValueArray):
+    if isinstance(array, NullArray):
         return blank(field, length)
+    if isinstance(array, ValueArray):
+        values = iter(array.values)
+        return ValueArray([next(values) if kept else None for kept in keep.tolist()])
     valid = None
     if field.nullable:
         valid = np.zeros(length, dtype=np.bool_)
