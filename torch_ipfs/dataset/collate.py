@@ -112,7 +112,7 @@ def collate_samples(samples: list[Any], schema: Schema, *, transformed: bool = F
 
 
 def _after_transform(fields: tuple[tuple[str, Field], ...]) -> tuple[tuple[str, Field], ...]:
-    """``fields`` as far as they are still known: tensors of several shapes may be of one now, and values of any kind numbers."""
+    """``fields`` as far as they are still known: tensors may have one shape now, and values of any kind be numbers."""
     return tuple((name, _with_any_shape(field)) for name, field in fields if field.dtype != "any")
 
 
