@@ -3,7 +3,8 @@
     python -m benchmarks.plan
 
 No shard is read. Each case is a cold process that opens the manifest and asks for batches from some position on, exactly
-as a dataset does; the nodes of the manifest are made when they are read (:mod:`benchmarks.fabricated`).
+as a dataset does; the nodes of the manifest are made when they are read (:mod:`benchmarks.fabricated`), which counts for the
+first batch, and not for the time of each.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def measure(size: Fabricated, digests: Path, planning: Planning) -> Figures:
         peak_bytes = max(peak_bytes, anonymous_bytes())
         if batches >= planning.num_batches:
             break
-    all_s = time.perf_counter() - start_s
+    all_s = time.perf_counter() - start_s - store.making_s
     return figures | {
         "peak_bytes": peak_bytes - baseline_bytes,
         "batches": batches,

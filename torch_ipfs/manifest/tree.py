@@ -80,11 +80,11 @@ class Node:
 
     def read_child(self, i: int) -> Node:
         """Child ``i``, which is a node; read where it is not kept."""
-        return self._manifest.node(self.cid(i), self.depth + 1, *self.span(i))
+        return self._manifest.child(self, i)
 
     def child(self, i: int) -> Node:
         """Child ``i``, which is a node. One that is missing or broken is a leaf with its error: others may be read."""
-        return self._manifest.node_or_broken(self.cid(i), self.depth + 1, *self.span(i))
+        return self._manifest.child_or_broken(self, i)
 
     def leaf_of(self, i: int) -> Leaf:
         """Child ``i``, which is a packed shard."""
@@ -140,7 +140,7 @@ class Manifest:
             if not node.inner[i]:
                 return None
             cid = node.cid(i)
-            fields, node = self._read_child(cid, node.depth + 1, *node.span(i))
+            fields, node = self._read_child(node, i)
             schema = self._schema_of(fields, cid)
         return schema
 
@@ -187,36 +187,38 @@ class Manifest:
                 return child
         return node.read_child(int(filled[0]))
 
-    def node_or_broken(self, cid: CID, depth: int, first: int, count: int) -> Node:
-        """As :meth:`node`. One that is missing or broken is a leaf, and stays so until :meth:`forget_broken`."""
-        key = (depth, first)
+    def child_or_broken(self, parent: Node, i: int) -> Node:
+        """As :meth:`child`. One that is missing or broken is a leaf, and stays so until :meth:`forget_broken`."""
+        first, count = parent.span(i)
+        key = (parent.depth + 1, first)
         error = self._broken.get(key)
         if error is None:
             try:
-                return self.node(cid, depth, first, count)
+                return self.child(parent, i)
             except _BROKEN as found:
                 error = self._broken[key] = found.with_traceback(None)
-        return Node(self, depth, first, Leaf(cid, first, count, "broken", error=error), None)
+        return Node(self, key[0], first, Leaf(parent.cid(i), first, count, "broken", error=error), None)
 
     def forget_broken(self) -> None:
         """Look again, from now on, for nodes that were missing or broken."""
         self._broken.clear()
 
-    def node(self, cid: CID, depth: int, first: int, count: int) -> Node:
-        """The node ``cid`` at ``depth``, which its parent says holds ``count`` samples from index ``first`` on."""
-        key = (depth, first)
+    def child(self, parent: Node, i: int) -> Node:
+        """Child ``i`` of ``parent``, which is a node; read where it is not kept."""
+        key = (parent.depth + 1, parent.span(i)[0])
         with self._lock:
             if node := self._kept.get(key):
                 self._kept.move_to_end(key)
                 return node
-        return self._read_child(cid, depth, first, count)[1]
+        return self._read_child(parent, i)[1]
 
-    def _read_child(self, cid: CID, depth: int, first: int, count: int) -> tuple[Mapping[str, Any], Node]:
-        """As :meth:`node`, of one that is not kept yet, with what it says beside its samples."""
-        fields, node = self._read(cid, depth, first)
+    def _read_child(self, parent: Node, i: int) -> tuple[Mapping[str, Any], Node]:
+        """As :meth:`child`, of one that is not kept yet, with what it says beside its samples."""
+        cid, (first, count) = parent.cid(i), parent.span(i)
+        key = (parent.depth + 1, first)
+        fields, node = self._read(cid, *key)
         if node.num_samples != count:
             raise self._error(f"the node holds {node.num_samples} samples where its parent claims {count}", cid)
-        key = (depth, first)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = node
