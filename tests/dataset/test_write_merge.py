@@ -62,7 +62,7 @@ def test_merging_what_was_merged_is_merging_at_once() -> None:
 
 
 def test_several_writers_several_files(tmp_path: Path) -> None:
-    cars: list[Any] = [str(tmp_path / f"{i}.car") for i in range(3)]
+    cars = [str(tmp_path / f"{i}.car") for i in range(3)]
     parts = [part(car, 100 * i, 100 * i + 100) for i, car in enumerate(cars)]
     root = merge_datasets([str(cid) for cid in parts], cars, tmp_path / "all.car")
     dataset = torch_ipfs.IPFSMapDataset(root, [str(tmp_path / "all.car"), *cars])

@@ -15,7 +15,7 @@ from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.errors import OptionError, TransportError
 
-Source = Blockstore | str | os.PathLike[str] | list["Source"] | tuple["Source", ...] | None
+Source = Blockstore | str | os.PathLike[str] | Sequence["Source"] | None
 
 FORMS = (
     "a source is a CAR file, the folder of a local store, kubo://host:port or a multiaddr such as /ip4/127.0.0.1/tcp/5001 "

@@ -63,7 +63,7 @@ def write_dataset(
         path but what was there before.
     :param layout: ``packed``: Arrow shards of columns, to be read fast. ``embedded``: samples within the nodes, as DAG-CBOR.
         ``samples``: each sample a DAG-CBOR block of its own.
-    :param hash_function: blake3 is hashed four times as fast as sha2-256, which more of IPFS knows.
+    :param hash_function: blake3 is hashed three to four times as fast as sha2-256, which more of IPFS knows.
     :param shard_bytes: bound on a shard. Above 1 MiB a shard is a UnixFS file of 1 MiB blocks, as a shard of one row is
         that is larger than this.
     :param schema: what the samples hold, as a ``Schema`` or a map of names to ``Field`` or dtype; found from the first of
