@@ -21,6 +21,7 @@ from torch_ipfs.blockstore.fetch_options import FetchOptionsDict
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.errors import BlockNotFound, CodecError, TransportError
+from torch_ipfs.kit import ipfs_kit
 
 pytestmark = pytest.mark.kubo
 
@@ -255,6 +256,17 @@ def test_a_node_that_drips_is_given_up_in_time_whatever_it_is_asked(start: bytes
         ):
             with pytest.raises(TransportError, match="too slow"):
                 call()
+        store.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>", b'{"Strings"', b"[1]", b"{}", b"\x1f\x8b"])
+def test_what_no_node_answers_says_nothing_of_blocks_and_peers(answer: bytes):
+    with serving(lambda _, c: c.answer(answer)) as server:
+        store = KuboBlockstore(server.url, **options())
+        with pytest.raises(TransportError, match="Kubo's RPC"):
+            store.has(block(1)[0])
+        told = ipfs_kit(source=store).ipfs.pubsub_peers("topic")
+        assert (told["success"], told["error_type"]) == (False, "TransportError")
         store.close()
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
+_PIECE_BYTES = 2**16
+
+
 class BodyFile(io.RawIOBase):
     """A body, read once from start to end, no further ahead than its connection buffers. Closing it ends the request.
 
@@ -52,6 +55,20 @@ class BodyFile(io.RawIOBase):
             return not self.read(1)
         except TransportError:
             return False
+
+    def whole(self, limit_bytes: int) -> bytes:
+        """What is left of the body, all of it.
+
+        :raises TransportError: also where it has more than ``limit_bytes``.
+        """
+        pieces: list[bytes] = []
+        size_bytes = 0
+        while piece := self.read(_PIECE_BYTES):
+            pieces.append(piece)
+            size_bytes += len(piece)
+            if size_bytes > limit_bytes:
+                raise self._transport.broken(f"the answer has over {limit_bytes} bytes", self._request)
+        return b"".join(pieces)
 
     def readable(self) -> bool:
         return True

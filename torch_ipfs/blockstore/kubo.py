@@ -21,7 +21,7 @@ from torch_ipfs.blockstore.car_stream import linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.http_messages import Request
-from torch_ipfs.blockstore.kubo_answer import judge, told
+from torch_ipfs.blockstore.kubo_answer import judge, told, values
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
 from torch_ipfs.blockstore.kubo_session import CALLS, NodeAdapter
 from torch_ipfs.blockstore.remote import RemoteBlockstore
@@ -41,6 +41,8 @@ TIMEOUT_S = 60.0
 _PATIENCE_S = 5.0
 """A node is told when to give up a search, and has this much longer to say so."""
 
+_MOST_BYTES = 2**22
+"""Bytes of an answer that is no block."""
 
 _PINNED_WITH_ALL = "already pinned recursively"
 """What a node says to a direct pin that would take nothing from what it has."""
@@ -76,7 +78,7 @@ class KuboBlockstore(RemoteBlockstore):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the node's RPC is, for what else it can do."""
+        """Where the node's RPC is."""
         return self._transport.endpoint
 
     def get(self, cid: CID) -> Block:
@@ -121,9 +123,11 @@ class KuboBlockstore(RemoteBlockstore):
             return True
         request = self._command("block/stat", cid, "&offline=true")
         try:
-            self._transport.run(lambda session: self._transport.done(session, request))
+            answer = self._transport.run(lambda session: self._transport.body(session, request, _MOST_BYTES))
         except BlockNotFound:
             return False
+        if not any("Key" in value for value in values(answer, self.source)):
+            raise self._transport.broken("is this Kubo's RPC? Its answer names no block", request)
         return True
 
     def put(self, cid: CID, data: Block) -> None:
@@ -215,6 +219,15 @@ class KuboBlockstore(RemoteBlockstore):
     def version(self) -> str:
         """Kubo's version, as ``0.43.0``."""
         return self._ask(None, lambda node: str(node.version()["Version"]))
+
+    def call(self, request: Request) -> bytes:
+        """The whole answer to another call of the RPC, which is made once.
+
+        :raises TransportError: the node could not be reached, refused, or broke off.
+        """
+        body = BodyFile(self._transport, request, once_within_s=self._transport.timeout_s, in_turn=True)
+        with closing(body):
+            return body.whole(_MOST_BYTES)
 
     async def _fetch(self, session: aiohttp.ClientSession, cid: CID) -> Block:
         return await self._transport.block(session, self._command("block/get", cid), cid)

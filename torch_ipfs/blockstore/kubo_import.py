@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -19,7 +18,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 from torch_ipfs.blockstore.base import Block, StrPath, blaming, identity_block, in_batches, verify
 from torch_ipfs.blockstore.call_threads import CallThreads
 from torch_ipfs.blockstore.directories import absolute
-from torch_ipfs.blockstore.http_messages import Request
+from torch_ipfs.blockstore.forms import form_request, pieces_of
 from torch_ipfs.blockstore.kubo_answer import values
 from torch_ipfs.blockstore.retry import Later
 from torch_ipfs.blockstore.transport import Transport
@@ -34,6 +33,8 @@ _BATCH_BYTES = 8 * 2**20
 _BATCH_BLOCKS = 8192
 _PIECE_BYTES = 256 * 2**10
 _ANSWER_BYTES = 2**20
+_QUERY = "stats=true&pin-roots=false"
+_CAR = {"name": "file.car", "content_type": "application/vnd.ipld.car"}
 
 
 def import_blocks(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> None:
@@ -44,8 +45,7 @@ def import_blocks(transport: Transport, blocks: Iterable[tuple[CID, Block]]) -> 
     for batch in in_batches(_verified(transport, blocks), _BATCH_BLOCKS, _BATCH_BYTES):
         file = io.BytesIO()
         car.write(file, [], batch)
-        form = _Form()
-        request = form.request(partial(form.of_bytes, file.getvalue()))
+        request = form_request("/dag/import", _QUERY, partial(pieces_of, file.getvalue()), **_CAR)
         answer = transport.run(lambda session: transport.body(session, request, _ANSWER_BYTES))  # noqa: B023 - run now
         _check(answer, transport.endpoint.source)
 
@@ -86,11 +86,10 @@ async def _send(
     """The answer to a CAR that is sent while it is read, once."""
     loop = asyncio.get_running_loop()
     source = transport.endpoint.source
-    form = _Form()
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            pieces = form.of_file(start, rest, lambda: limit.reschedule(loop.time() + timeout_s))
-            request = form.request(lambda: pieces)
+            pieces = _taken(start, rest, lambda: limit.reschedule(loop.time() + timeout_s))
+            request = form_request("/dag/import", _QUERY, lambda: pieces, **_CAR)
             async with transport.answer(session, request) as response:
                 return await transport.bounded(response, request, _ANSWER_BYTES)
     except Later as failure:
@@ -99,36 +98,13 @@ async def _send(
         raise TransportError(f"the node took no more of the CAR for {timeout_s:g} s", source=source) from None
 
 
-class _Form:
-    """A multipart form with one file."""
-
-    def __init__(self) -> None:
-        boundary = uuid.uuid4().hex
-        self._headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        self._head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file.car"\r\n'
-            "Content-Type: application/vnd.ipld.car\r\n\r\n"
-        ).encode()
-        self._foot = f"\r\n--{boundary}--\r\n".encode()
-
-    def request(self, body: Callable[[], AsyncIterator[bytes]]) -> Request:
-        return Request("POST", "/dag/import", "stats=true&pin-roots=false", self._headers, body=body)
-
-    async def of_bytes(self, data: bytes) -> AsyncIterator[bytes]:
-        """The form around bytes."""
-        yield self._head
-        for start in range(0, len(data), _PIECE_BYTES):
-            yield data[start : start + _PIECE_BYTES]
-        yield self._foot
-
-    async def of_file(self, start: bytes, rest: _Pieces, taken: Callable[[], None]) -> AsyncIterator[bytes]:
-        """The form around ``start`` and the rest of a file; ``taken`` is told each time that more is wanted."""
-        yield self._head + start
-        while piece := await rest.next():
-            taken()
-            yield piece
+async def _taken(start: bytes, rest: _Pieces, taken: Callable[[], None]) -> AsyncIterator[bytes]:
+    """``start`` and the rest of a file; ``taken`` is told each time that more is wanted."""
+    yield start
+    while piece := await rest.next():
         taken()
-        yield self._foot
+        yield piece
+    taken()
 
 
 class _Pieces:

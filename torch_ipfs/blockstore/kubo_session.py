@@ -69,20 +69,17 @@ class _Body:
         """Reports of progress as they come, each with the time of one call; any other answer whole, for ipfshttpclient parses
         what it has from the start with every piece.
         """
-        pieces: list[bytes] = []
+        if not self._is_report_by_report:
+            yield self._body.whole(_MOST_BYTES)
+            return
         size_bytes = 0
         while piece := self._body.read(_PIECE_BYTES):
             size_bytes += len(piece)
             if size_bytes > _MOST_BYTES:
-                raise self._transport.broken(f"the node's answer has over {_MOST_BYTES} bytes", self._asked)
-            if not self._is_report_by_report:
-                pieces.append(piece)
-                continue
+                raise self._transport.broken(f"the node's reports have over {_MOST_BYTES} bytes", self._asked)
             if b"}" in piece:
                 self._body.allow_time()
             yield piece
-        if pieces:
-            yield b"".join(pieces)
 
     def close(self) -> None:
         """End the request."""

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from torch_ipfs.blockstore import open_blockstore
 from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore, source_of
 from torch_ipfs.blockstore.cached import CachedBlockstore
-from torch_ipfs.blockstore.endpoint import Endpoint
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.blockstore.remote import RemoteBlockstore
@@ -48,17 +47,13 @@ class Node:
         if not isinstance(source, Blockstore):
             self.home = _impatient(self.home)
             self.asked = _impatient(self.store)
-        self._kubo = next((part for part in parts if isinstance(part, KuboBlockstore)), None)
+        self.kubo = next((part for part in parts if isinstance(part, KuboBlockstore)), None)
+        """The IPFS node to speak through, if the source has one."""
 
     @property
     def source(self) -> str:
         """The source's name in errors."""
         return source_of(self.store)
-
-    @property
-    def endpoint(self) -> Endpoint | None:
-        """The RPC of the IPFS node to speak through, if the source has one."""
-        return None if self._kubo is None else self._kubo.endpoint
 
     def close(self) -> None:
         """Let go of files and connections."""

@@ -138,12 +138,12 @@ class IPFSOperations:
     def pubsub_publish(self, topic: str, message: str | bytes) -> Result:
         """Send a message to whoever is subscribed to ``topic`` now. Of a task a master pins the dataset before."""
         self._node.check_may_write("pubsub_publish")
-        if self._node.endpoint is None:
+        if self._node.kubo is None:
             raise pubsub.no_pubsub(self._node.source)
         if self._node.role == "master" and (task := task_in(message)) is not None:
             for cid in pins_of(self._node, task):
                 self._node.publish(cid)
-        pubsub.publish(self._node.endpoint, topic, message)
+        pubsub.publish(self._node.kubo, topic, message)
         return {"topic": topic}
 
     @answers
@@ -152,9 +152,9 @@ class IPFSOperations:
 
         :returns: ``peers``: their peer ids.
         """
-        if self._node.endpoint is None:
+        if self._node.kubo is None:
             raise pubsub.no_pubsub(self._node.source)
-        return {"topic": topic, "peers": pubsub.peers(self._node.endpoint, topic)}
+        return {"topic": topic, "peers": pubsub.peers(self._node.kubo, topic)}
 
     def pubsub_subscribe(self, topic: str, *, timeout_s: float | None = None) -> pubsub.Subscription:
         """The messages of a topic from now on: an iterator of ``{"data", "from", "topic"}`` with ``stop()``, that answers
@@ -162,7 +162,8 @@ class IPFSOperations:
 
         :param timeout_s: how long to wait for each message; ``None`` for ever.
         """
-        return pubsub.Subscription(self._node.endpoint, topic, source=self._node.source, timeout_s=timeout_s)
+        endpoint = None if self._node.kubo is None else self._node.kubo.endpoint
+        return pubsub.Subscription(endpoint, topic, source=self._node.source, timeout_s=timeout_s)
 
     def _put_block(self, data: bytes, codec_name: str) -> Result:
         cid = CID.of(data, codec=codec_name)

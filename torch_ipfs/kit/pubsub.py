@@ -10,15 +10,18 @@ import base64
 import http.client
 import json
 import queue
-import secrets
 import socket
 import threading
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from torch_ipfs.blockstore.endpoint import Endpoint
+from torch_ipfs.blockstore.forms import form_request, pieces_of
+from torch_ipfs.blockstore.http_messages import Request
+from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.transport import NOBODY_LISTENS
 from torch_ipfs.codec import multibase
 from torch_ipfs.errors import OptionError, TransportError
@@ -33,6 +36,7 @@ WAITING_MESSAGES = 1024
 """How many messages wait here for a reader before more are left with the node."""
 
 _ANSWER_TIMEOUT_S = 30.0
+_OFF = "pubsub feature not enabled"
 _OPTION = "Pubsub.Enabled"
 _HOW = f"set {_OPTION} to true in its configuration (`ipfs config --json {_OPTION} true`) and start its daemon again"
 
@@ -46,7 +50,11 @@ def no_pubsub(source: str) -> OptionError:
     )
 
 
-def publish(endpoint: Endpoint, topic: str, message: str | bytes) -> None:
+def _pubsub_off(source: str) -> OptionError:
+    return OptionError(f"the node has pubsub off: {_HOW}", source=source)
+
+
+def publish(node: KuboBlockstore, topic: str, message: str | bytes) -> None:
     """Send ``message`` to whoever is subscribed to ``topic`` now. Nobody need be.
 
     :raises OptionError: topic or message cannot be sent, or the node has pubsub off; says which option to set.
@@ -61,34 +69,27 @@ def publish(endpoint: Endpoint, topic: str, message: str | bytes) -> None:
             f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} travel, the topic's among them. Add the data and "
             "publish its CID"
         )
-    boundary = secrets.token_hex(16)
-    body = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="data"\r\n\r\n'.encode()
-        + data
-        + f"\r\n--{boundary}--\r\n".encode()
-    )
-    connection = _connect(endpoint)
-    try:
-        form = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        _ask(connection, endpoint, f"/pubsub/pub?arg={encoded}", body, form)
-    finally:
-        connection.close()
+    _call(node, form_request("/pubsub/pub", f"arg={encoded}", partial(pieces_of, data)))
 
 
-def peers(endpoint: Endpoint, topic: str) -> list[str]:
+def peers(node: KuboBlockstore, topic: str) -> list[str]:
     """Peer ids of the nodes, of those that this one is connected to, that are subscribed to ``topic``.
 
     :raises OptionError: it is no topic, or the node has pubsub off; says which option to set.
     :raises TransportError: the node cannot be reached or refuses.
     """
-    connection = _connect(endpoint)
+    answer = _call(node, Request("POST", "/pubsub/peers", f"arg={_topic(topic)}"))
     try:
-        answer = _ask(connection, endpoint, f"/pubsub/peers?arg={_topic(topic)}").read()
-    except (OSError, http.client.HTTPException) as failure:
-        raise TransportError(f"the node broke off: {failure}", source=endpoint.source) from None
-    finally:
-        connection.close()
-    return sorted(json.loads(answer)["Strings"] or ())
+        return sorted(map(str, json.loads(answer)["Strings"] or ()))
+    except (ValueError, LookupError, TypeError):
+        raise TransportError("is this Kubo's RPC? Its answer names no peers", source=node.source) from None
+
+
+def _call(node: KuboBlockstore, request: Request) -> bytes:
+    try:
+        return node.call(request)
+    except TransportError as error:
+        raise _pubsub_off(node.source) if _OFF in error.reason else error from None
 
 
 class Subscription:
@@ -281,13 +282,7 @@ def _connect(endpoint: Endpoint) -> http.client.HTTPConnection:
     return kind(endpoint.netloc, timeout=_ANSWER_TIMEOUT_S)
 
 
-def _ask(
-    connection: http.client.HTTPConnection,
-    endpoint: Endpoint,
-    command: str,
-    body: bytes | None = None,
-    headers: dict[str, str] | None = None,
-) -> http.client.HTTPResponse:
+def _ask(connection: http.client.HTTPConnection, endpoint: Endpoint, command: str) -> http.client.HTTPResponse:
     """The answer to an RPC call, of which the headers have come.
 
     :raises OptionError: the node has pubsub off.
@@ -296,7 +291,7 @@ def _ask(
     path, _, query = command.partition("?")
     url = urlsplit(endpoint.url(path, query))
     try:
-        connection.request("POST", f"{url.path}?{url.query}", body, {**dict(endpoint.headers), **(headers or {})})
+        connection.request("POST", f"{url.path}?{url.query}", headers=dict(endpoint.headers))
         response = connection.getresponse()
         if response.status == 200:
             return response
@@ -305,8 +300,8 @@ def _ask(
         said = endpoint.redact(f"{type(failure).__name__}: {failure}")
         said += f"; {NOBODY_LISTENS}" if isinstance(failure, ConnectionRefusedError) else ""
         raise TransportError(f"the node cannot be reached: {said}", source=endpoint.source) from None
-    if "pubsub feature not enabled" in said:
-        raise OptionError(f"the node has pubsub off: {_HOW}", source=endpoint.source)
+    if _OFF in said:
+        raise _pubsub_off(endpoint.source)
     raise TransportError(f"the node refuses, HTTP {response.status}: {said[:300]}", source=endpoint.source)
 
 
