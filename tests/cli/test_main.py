@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import torch_ipfs
+from tests.network.staged import Asked, Connection, serving
 from torch_ipfs import codec, unixfs
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
@@ -310,6 +313,37 @@ def test_nothing_reaches_the_terminal_as_it_stands_there(
     assert r"b\x1b[2m: struct{c\x1b[3m: text}" in out
     assert r"caf\xe9\udcff.car" in out
     assert "\x1b" not in run("show", cid, "-s", tmp_path / "\x1b[5m.car")[2]
+
+
+def test_a_push_that_is_told_to_end_leaves_no_file(tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car")
+    blocks = CarBlockstore(tmp_path / "a.car")
+    begun = threading.Event()
+
+    def service(asked: Asked, connection: Connection) -> None:
+        if asked.cid == str(cid):
+            connection.answer(bytes(blocks.get(cid)))
+        else:
+            begun.set()
+            connection.silence()
+
+    (tmp_path / "to").mkdir()
+    with serving(service) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "torch_ipfs.cli.main",
+            "push",
+            str(cid),
+            server.url,
+            str(tmp_path / "to/b.car"),
+        ]
+        with subprocess.Popen(command) as process:
+            assert begun.wait(60)
+            assert list((tmp_path / "to").iterdir())
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+    assert not list((tmp_path / "to").iterdir())
 
 
 def test_the_installed_command_tells_its_version_and_ends_quietly_in_a_closed_pipe(tmp_path: Path) -> None:

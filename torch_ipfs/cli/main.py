@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,9 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     :param arguments: without the command's name; by default those of this process.
-    :returns: the exit code: 0; 1 where a block is bad, or something could not be had or written; 2 for bad usage.
+    :returns: the exit code: 0; 1 where a block is bad, or something could not be had or written; 2 for bad usage; where a
+        signal ended it, 128 and its number.
     """
     _make_writable()
+    if arguments is None:
+        _unwind_at_signals()
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -127,6 +131,17 @@ def _make_writable() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper) and stream.errors in _RAISING:
             stream.reconfigure(errors="backslashreplace")
+
+
+def _unwind_at_signals() -> None:
+    """Leave nothing half-written beside its place when the command is told to end, or its terminal is closed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has a closed terminal ignored
+            signal.signal(number, _end)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _say(message: str) -> None:
