@@ -210,6 +210,10 @@ def test_options_that_cannot_be(options: dict[str, Any], match: str) -> None:
         ({"x": np.array(1)}, "is a scalar"),
         ({"x": np.ma.masked_array([1, 2], [False, True])}, "masked array"),
         (DataLoader(MapStyle(), batch_size=4), "write its dataset"),
+        (torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4), "gives batches"),
+        (torch_ipfs.make_dataloader(torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4)), "gives batches"),
+        ({"a", "b"}, "a set has no order"),
+        (MapStyle, "cannot write a type"),
     ],
 )
 def test_samples_that_are_none(samples: Any, match: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torch_ipfs.dataset.arguments import checked_columns
+from torch_ipfs.dataset.iterable import IPFSIterableDataset
 from torch_ipfs.dataset.write_columns import ColumnSource, InputColumn, ListColumn, MapColumn, NumberColumn
 from torch_ipfs.dataset.write_plain import check_dense, typed_bits
 from torch_ipfs.dataset.write_rows import RowSource
@@ -188,15 +189,21 @@ def _iterated(samples: Any) -> Iterable[Any]:
     if isinstance(samples, DataLoader):
         if samples.batch_size is not None or samples.batch_sampler is not None:
             raise OptionError("a DataLoader gives batches, not samples: write its dataset, loader.dataset")
+        _iterated(samples.dataset)
         return samples
+    if isinstance(samples, IPFSIterableDataset) and samples.batch_size is not None:
+        raise OptionError("a dataset with a batch_size gives batches, not samples: make it without one")
+    if isinstance(samples, set | frozenset):
+        raise OptionError("a set has no order that a dataset could have: write sorted(samples)")
     is_map_style = isinstance(samples, Dataset) and not isinstance(samples, IterableDataset)
     if (
-        (is_map_style or not hasattr(samples, "__iter__"))
+        not isinstance(samples, type)
+        and (is_map_style or not hasattr(samples, "__iter__"))
         and hasattr(samples, "__getitem__")
         and hasattr(samples, "__len__")
     ):
         return _by_index(samples)
-    if isinstance(samples, str | bytes | bytearray | memoryview) or not hasattr(samples, "__iter__"):
+    if isinstance(samples, str | bytes | bytearray | memoryview | type) or not hasattr(samples, "__iter__"):
         raise OptionError(f"cannot write a {type(samples).__name__}: {_FORMS}")
     if getattr(samples, "ndim", None) == 0:
         raise OptionError(f"cannot write a {type(samples).__name__} of one number: {_FORMS}")
