@@ -146,7 +146,3 @@ def _end(number: int, _: object) -> NoReturn:
 
 def _say(message: str) -> None:
     print(f"torch-ipfs: {escaped(' '.join(message.split()))}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
