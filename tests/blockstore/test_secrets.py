@@ -13,6 +13,7 @@ import trustme
 
 from tests.network.gateways import CID_0, DATA_0, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
+from torch_ipfs import IPFSIterableDataset, IPFSMapDataset
 from torch_ipfs.blockstore import transport
 from torch_ipfs.blockstore.environment_proxy import environment_proxy
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
@@ -105,6 +106,26 @@ def test_an_address_without_its_scheme_is_refused_without_its_password():
             GatewayBlockstore(address)
         assert TOKEN not in str(caught.value)
         assert "user" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://u:{}@h",
+        "https://u:@{}@h",
+        "https://u:/{}@h",
+        "https://u:?{}@h",
+        "https://h/x?k={}",
+        "kubo://u:{}@h?k=@{}",
+    ],
+)
+def test_datasets_show_no_secret_of_their_source(address: str):
+    address = address.replace("{}", TOKEN)
+    for source in (address, ["my@file.car", address]):
+        for dataset in (IPFSIterableDataset("bafkqaaa", source), IPFSMapDataset("bafkqaaa", source)):
+            assert TOKEN not in repr(dataset)
+            assert address.partition("://")[0] in repr(dataset)
+            assert isinstance(source, str) or "my@file.car" in repr(dataset)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ _MULTIADDR_SCHEMES = {"": "http", "http": "http", "https": "https", "tls/http": 
 _REDACTED = "***"
 _SAFE = "/%:@!$&'()*+,;=-._~"
 """What stands for itself in a URL's path."""
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://)?(.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -64,14 +65,22 @@ class Endpoint:
         return text
 
 
+def without_secrets(address: str) -> str:
+    """An address as the user typed it, right or wrong, but for what may be secret in it: user information and a query."""
+    scheme, rest = _ADDRESS.fullmatch(address).groups("")  # type: ignore[union-attr] # which takes any text
+    before, _, query = rest.partition("?")
+    return scheme + (_REDACTED if "@" in query else before.rpartition("@")[2])  # the "?" may be a password's
+
+
 def gateway_endpoint(url: str, *, bearer: str | None = None, headers: Mapping[str, str] | None = None) -> Endpoint:
     """The endpoint of a gateway by its http or https URL.
 
     :raises OptionError: it is no such URL, or a token or a header cannot be sent.
     """
     if not url.lower().startswith(("http://", "https://")):
-        named = url.partition("?")[0].rpartition("@")[2][:40]
-        raise OptionError(f"a gateway's URL starts with http:// or https://, which that of {named!r} does not")
+        raise OptionError(
+            f"a gateway's URL starts with http:// or https://, which {without_secrets(url)[:80]!r} does not"
+        )
     return _from_url(url, url, bearer=bearer, basic=None, headers=headers or {})
 
 
@@ -86,8 +95,9 @@ def rpc_endpoint(address: str, *, bearer: str | None = None, basic: tuple[str, s
     elif address.lower().startswith("kubo://"):
         url = f"http://{address[len('kubo://') :]}"
     elif not address.lower().startswith(("http://", "https://")):
-        shown = address.split("?", 1)[0].rpartition("@")[2][:80]  # without what may be secret in it
-        raise OptionError(f"a Kubo RPC is kubo://host:port, a multiaddr or an http(s) URL, not {shown!r}")
+        raise OptionError(
+            f"a Kubo RPC is kubo://host:port, a multiaddr or an http(s) URL, not {without_secrets(address)[:80]!r}"
+        )
     endpoint = _from_url(url, address, bearer=bearer, basic=basic, headers={})
     if not endpoint.path.endswith(_RPC_PATH):
         endpoint = replace(endpoint, path=endpoint.path + _RPC_PATH)

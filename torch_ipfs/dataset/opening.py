@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch_ipfs.blockstore.base import Block, Blockstore, source_of
-from torch_ipfs.blockstore.open import Source, open_cached
+from torch_ipfs.blockstore.endpoint import without_secrets
+from torch_ipfs.blockstore.open import Source, is_network, open_cached
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.reader import Reader
@@ -16,8 +16,6 @@ from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
-
-_PASSWORD = re.compile(r"//[^/@]*@")
 
 
 @dataclass(slots=True)
@@ -54,9 +52,7 @@ class Opening:
     @property
     def source_name(self) -> str:
         """The source as errors and logs may show it."""
-        if isinstance(self._source, str | os.PathLike | list | tuple):
-            return _PASSWORD.sub("//", str(self._source))
-        return source_of(self._source)
+        return _name_of(self._source)
 
     @property
     def store(self) -> Blockstore:
@@ -109,3 +105,14 @@ class Opening:
     def __getstate__(self) -> dict[str, Any]:
         # A store that was opened from a name is opened anew; one that the caller made is the caller's, and travels.
         return {**self.__dict__, "_store": None, "_manifest": None, "_reader": None}
+
+
+def _name_of(source: Source) -> str:
+    if source is None:
+        return "the default source"
+    if isinstance(source, list | tuple):
+        return ", ".join(map(_name_of, source))
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        return without_secrets(text) if is_network(text) else text
+    return source_of(source)
