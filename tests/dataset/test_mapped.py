@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import ANY
 
 import pytest
@@ -108,6 +108,21 @@ def test_values_of_any_kind_are_lists_in_each_batch_until_a_transform_makes_them
     assert [list(DataLoader(dataset, batch_size=2)) for dataset in samples_alone] == [expected] * 2
     lengths = IPFSIterableDataset(root, store, batch_size=6, transform=lambda s: {"x": len(str(s["x"]))})
     assert [batch["x"].tolist() for batch in lengths] == [[1, 1, 5, 8, 1, 3]]
+
+
+class Pair(NamedTuple):
+    index: Any
+    inner: Any
+
+
+def test_tuples_whose_fields_have_names_keep_them_in_batches_of_either_kind(car: Written) -> None:
+    def pair(sample: dict[str, Any]) -> Pair:
+        return Pair(sample["index"], {"again": Pair(sample["index"], 1.0)})
+
+    here = list(IPFSIterableDataset(*car, batch_size=7, transform=pair))
+    there = list(DataLoader(IPFSMapDataset(*car, transform=pair), batch_size=7))
+    assert [batch.inner["again"].index.tolist() for batch in here] == [batch.index.tolist() for batch in there]
+    assert type(here[0]) is type(there[0]) is type(here[0].inner["again"]) is Pair
 
 
 def embedded(samples: list[Any]) -> tuple[CID, torch_ipfs.MemoryBlockstore]:

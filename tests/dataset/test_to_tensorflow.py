@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,11 @@ from torch_ipfs import IPFSIterableDataset, MemoryBlockstore, OptionError
 from torch_ipfs.bridges.tensorflow import load_tensorflow
 
 tf = load_tensorflow()
+
+
+class Named(NamedTuple):
+    index: Any
+    one: Any
 
 
 def order(dataset: Any) -> list[int]:
@@ -177,6 +182,9 @@ class TestElements:
             dataset.to_tensorflow()
         given = dataset.to_tensorflow(output_signature=tf.TensorSpec((None,), tf.int64))
         assert next(iter(given)).numpy().tolist() == list(range(1, 11))
+        named = IPFSIterableDataset(*car, batch_size=10, batch_transform=lambda batch: Named(batch["index"], [1]))
+        signature = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((1,), tf.int64)
+        assert next(iter(named.to_tensorflow(output_signature=signature)))[0].numpy().tolist() == list(range(10))
 
     def test_a_field_without_a_type_is_named(self) -> None:
         store = MemoryBlockstore()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -144,6 +144,11 @@ def _stack(values: list[Any]) -> Any:
     return default_collate(values)
 
 
+def tuple_like(given: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:
+    """``parts`` as a tuple of the kind of ``given``, whose fields may have names."""
+    return given._make(parts) if hasattr(given, "_make") else tuple(parts)
+
+
 def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     first = values[0]
     if field is not None and field.dtype == "any":
@@ -153,7 +158,8 @@ def _collate(values: list[Any], name: str, field: Field | None) -> Any:
     if isinstance(first, tuple):
         if not all(isinstance(value, tuple) and len(value) == len(first) for value in values):
             raise SampleError(f"{name!r} is a tuple of {len(first)} in one sample of a batch, and not in all")
-        return tuple(_collate(list(part), f"{name}[{i}]", None) for i, part in enumerate(zip(*values, strict=True)))
+        parts = zip(*values, strict=True)
+        return tuple_like(first, [_collate(list(part), f"{name}[{i}]", None) for i, part in enumerate(parts)])
     if field is not None and field.numeric and (field.nullable or None in field.shape):
         return values
     if not isinstance(first, torch.Tensor | np.ndarray | np.generic | int | float | complex):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from torch_ipfs.bridges.tensorflow import Form, load_tensorflow, signature_of, tensorflow_dataset
+from torch_ipfs.dataset.collate import tuple_like
 from torch_ipfs.dataset.dataloader import Received
 from torch_ipfs.dataset.dtypes import BITS
 from torch_ipfs.dataset.leaves import INFERENCE_SAMPLES
@@ -203,5 +204,5 @@ def numpy_of(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: numpy_of(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value[0] if value else None, str | bytes):
-        return type(value)(map(numpy_of, value))
+        return list(map(numpy_of, value)) if isinstance(value, list) else tuple_like(value, map(numpy_of, value))
     return value

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torch_ipfs.dataset.collate import tuple_like
 from torch_ipfs.dataset.write_plain import is_image, pixels
 
 _LASTING = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -35,8 +36,7 @@ def own(value: Any) -> Any:
     if isinstance(value, list):
         return value.copy() if set(map(type, value)) <= _LASTING else [own(item) for item in value]
     if isinstance(value, tuple):
-        items = [own(item) for item in value]
-        return kind._make(items) if hasattr(kind, "_make") else tuple(items)
+        return tuple_like(value, map(own, value))
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     return pixels(value) if is_image(value) else value
