@@ -9,6 +9,8 @@ import sys
 import pytest
 
 import torch_ipfs
+from torch_ipfs import blockstore
+from torch_ipfs.blockstore import base
 
 NAMES = [
     "BlockError",
@@ -56,6 +58,12 @@ def test_each_is_there_and_says_what_it_is(name: str) -> None:
     value = getattr(torch_ipfs, name)
     assert value.__name__ == name
     assert value.__doc__
+
+
+def test_the_stores_are_in_their_own_package_too() -> None:
+    for name in blockstore.__all__:
+        assert getattr(blockstore, name) is getattr(torch_ipfs, name, getattr(base, name, None))
+    assert {name for name in NAMES if name.endswith("Blockstore")} <= set(blockstore.__all__)
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch_ipfs import blockstore as blockstore
     from torch_ipfs import codec as codec
     from torch_ipfs import errors as errors
     from torch_ipfs import kit as kit
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_MODULES = ("codec", "errors", "kit", "loader", "testing", "unixfs")
+_MODULES = ("blockstore", "codec", "errors", "kit", "loader", "testing", "unixfs")
 """What has names of its own: ``torch_ipfs.codec.dag_cbor``."""
 
 _HOME = {
