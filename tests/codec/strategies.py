@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
+from torch_ipfs.codec import cbor_decoder, dag_cbor
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.errors import CodecError
 
 digests = st.binary(min_size=32, max_size=32)
 
@@ -72,3 +75,16 @@ def nest(depth: int, core: Any, *, maps: bool = False) -> Any:
 def says(error: Exception, what: str) -> None:
     """Fail where the message of ``error`` does not say ``what``."""
     assert what in str(error)
+
+
+def check_dag_cbor(data: bytes) -> None:
+    """Any bytes decode to what encodes to them, whichever decoder has them, or both say that they are none."""
+    try:
+        value = dag_cbor.decode(data)
+    except CodecError as error:
+        says(error, "at byte")
+        with pytest.raises(CodecError):
+            cbor_decoder.decode(data)
+    else:
+        assert dag_cbor.encode(value) == data
+        assert same(cbor_decoder.decode(data), value)

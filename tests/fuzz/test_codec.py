@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.codec.strategies import same, says
+from tests.codec.strategies import check_dag_cbor, same, says
 from tests.fuzz.mutation import MAX_INPUT_SECONDS, mutated, rounds
-from torch_ipfs.codec import car, cbor_decoder, dag_cbor, dag_json, dag_pb, json, json_parser, multihash
+from torch_ipfs.codec import car, dag_json, dag_pb, json, json_parser, multihash
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockTooLarge, CodecError, HashMismatch
 
@@ -36,18 +36,6 @@ def fuzz(name: str, corpus: list[bytes], check: Callable[[bytes], None]) -> None
 
 def files(folder: Path, pattern: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted(folder.glob(pattern))]
-
-
-def check_dag_cbor(data: bytes) -> None:
-    try:
-        value = dag_cbor.decode(data)
-    except CodecError as error:
-        says(error, "at byte")
-        with pytest.raises(CodecError):
-            cbor_decoder.decode(data)
-    else:
-        assert dag_cbor.encode(value) == data
-        assert same(cbor_decoder.decode(data), value)
 
 
 def check_dag_json(data: bytes) -> None:
