@@ -135,6 +135,12 @@ class TestSkipping:
                 assert "3 samples" in closing
                 assert "sample 3" in closing
 
+    def test_beside_a_field_of_empty_maps(self) -> None:
+        store = MemoryBlockstore()
+        cids = [put(store if i != 3 else MemoryBlockstore(), {"a": {}, "labels": i}) for i in range(N)]
+        with pytest.warns(UserWarning, match="1 samples"):
+            assert len(labels(loader_of(store, str(put(store, {"samples": cids}))))) == N - 1
+
     def test_the_count_is_this_epochs(self) -> None:
         loader = loader_of(*linked(N, [0]), shuffle=False)
         running = iter(loader)

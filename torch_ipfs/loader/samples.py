@@ -75,14 +75,19 @@ def unpack(batch: Any, num_rows: int) -> list[Any]:
 
 def _rows(batch: dict[str, Any], num_rows: int) -> list[dict[str, Any]]:
     """The samples of a batch, whose tensors look into it: that takes half the time of memory of their own."""
-    if batch:
-        column = next(iter(batch.values()))
-        num_rows = num_rows if isinstance(column, dict) else len(column)
+    counted = _count(batch)
+    num_rows = num_rows if counted is None else counted
     columns = {
         name: _rows(column, num_rows) if isinstance(column, dict) else list(_unstacked(column))
         for name, column in batch.items()
     }
     return maps_of(columns, num_rows)
+
+
+def _count(batch: dict[str, Any]) -> int | None:
+    """How many samples a batch has, where one of its fields tells: maps without fields do not."""
+    counts = (_count(column) if isinstance(column, dict) else len(column) for column in batch.values())
+    return next((count for count in counts if count is not None), None)
 
 
 def _stacked(values: list[Any]) -> Column:
