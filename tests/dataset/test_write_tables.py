@@ -197,6 +197,8 @@ def test_a_category_may_stand_for_null() -> None:
 def test_a_column_of_some_type_may_hold_nothing_where_the_schema_says_so() -> None:
     table, store = pa.table({"x": pa.array([None, None], pa.list_(pa.int8()))}), MemoryBlockstore()
     assert write_dataset(table, store, schema={"x": "null"}) == write_dataset({"x": [None, None]}, store)
+    root = write_dataset(table, store, schema={"x": "any"}, layout="embedded")
+    assert list(torch_ipfs.IPFSIterableDataset(root, store)) == [{"x": None}] * 2
 
 
 def test_a_batch_that_does_not_fit_the_first_is_named() -> None:

@@ -15,6 +15,7 @@ from torch_ipfs.codec.cid import CID
 from torch_ipfs.manifest.embed import samples_of
 from torch_ipfs.manifest.rows import arrays_from_rows, shard_from_rows
 from torch_ipfs.manifest.schema import Field, Schema
+from torch_ipfs.manifest.values import Typed
 
 
 def through_dag_cbor(samples: list[dict[str, Any]], schema: Schema) -> list[dict[str, Any]]:
@@ -47,6 +48,12 @@ def test_samples_come_back_bit_for_bit(dataset: tuple[Schema, list[dict[str, Any
         (Field("int8", (None, None)), np.zeros((0, 3), np.int8), {"shape": [0, 3], "data": b""}),
         (Field("float32", (None,)), [math.inf], {"shape": [1], "data": np.array(math.inf, "<f4").tobytes()}),
         (Field("list", item=Field("float64")), [0.1, math.nan], [0.1, np.array(math.nan).tobytes()]),
+        (Field("any"), np.float32(0.5), 0.5),
+        (
+            Field("any"),
+            [{"a": np.ones(2)}, Typed("bfloat16", np.array([0x3F80], np.uint16))],
+            [{"a": [1.0, 1.0]}, [1.0]],
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -27,7 +27,7 @@ def conform(array: Array, declared: Field, field: Field) -> Array:
     """
     valid, present = present_of(array)
     if valid is not None:
-        if not field.nullable and field.dtype != "null":
+        if not field.nullable and field.dtype not in ("null", "any"):
             raise Misfit(int(np.argmin(valid)), f"it is null; expected {field}")
         rows = np.flatnonzero(valid)
         try:
@@ -39,7 +39,7 @@ def conform(array: Array, declared: Field, field: Field) -> Array:
 
 def _conform_present(array: Array, declared: Field, field: Field) -> Array:
     if isinstance(array, NullArray):
-        if len(array) and field.dtype != "null" and not field.nullable:
+        if len(array) and field.dtype not in ("null", "any") and not field.nullable:
             raise Misfit(0, f"it is null; expected {field}")
         return blank(field, len(array))
     if isinstance(array, NumberArray):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch_ipfs.manifest.arrays import Array, NumberArray, StructArray
 from torch_ipfs.manifest.numbers import is_complex, narrow, to_python, widen
 from torch_ipfs.manifest.schema import Field, Schema
+from torch_ipfs.manifest.values import Typed
 
 
 def samples_of(columns: Mapping[str, Array], schema: Schema, start: int, stop: int) -> list[dict[str, Any]]:
@@ -65,6 +66,8 @@ def _value(value: Any, field: Field) -> Any:
     """One value of an object column."""
     if value is None or field.dtype in ("text", "bytes", "link", "null"):
         return value
+    if field.dtype == "any":
+        return _of_any_kind(value)
     if field.item is not None:
         return [_value(item, field.item) for item in value]
     if field.dtype == "struct":
@@ -77,6 +80,17 @@ def _value(value: Any, field: Field) -> Any:
         return to_python(field.dtype, value)
     rank = len(field.shape)
     return {"shape": list(value.shape[:rank]), "data": value.tobytes()}
+
+
+def _of_any_kind(value: Any) -> Any:
+    """A value that no dtype was said of, with arrays as lists of numbers."""
+    if isinstance(value, Typed):
+        return to_python(value.dtype, value.array)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list):
+        return [_of_any_kind(item) for item in value]
+    return {key: _of_any_kind(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _scalar(value: Any, field: Field) -> Any:
