@@ -4,7 +4,6 @@ import gzip
 import itertools
 import random
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,11 +26,7 @@ ROOT, BLOCKS = dag()
 CAR = as_car(ROOT, BLOCKS)
 
 
-@pytest.fixture(autouse=True)
-def in_time() -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    assert time.monotonic() - start < DEADLINE_S
+pytestmark = pytest.mark.usefixtures("in_time")
 
 
 @pytest.mark.kubo

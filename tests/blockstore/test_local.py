@@ -18,7 +18,8 @@ from typing import NoReturn
 
 import pytest
 
-from torch_ipfs.blockstore.block_files import BATCH_BLOCKS, MAPPED_BYTES, BlockFiles
+from tests.blockstore.conftest import path_of
+from torch_ipfs.blockstore.block_files import BATCH_BLOCKS, MAPPED_BYTES
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import (
@@ -57,10 +58,6 @@ class TestLocalBlockstoreThatHashesAhead(TestLocalBlockstore):
 def block(number: int, size_bytes: int = 100) -> tuple[CID, bytes]:
     data = number.to_bytes(size_bytes, "little")
     return CID.of(data), data
-
-
-def path_of(store: LocalBlockstore, cid: CID) -> Path:
-    return Path(BlockFiles(store.source, fsync=False).path_of(cid.multihash))
 
 
 def replace(store: LocalBlockstore, cid: CID, data: bytes) -> None:

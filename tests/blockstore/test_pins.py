@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.blockstore.conftest import path_of
 from torch_ipfs import codec
 from torch_ipfs.blockstore import local
 from torch_ipfs.blockstore.base import PinningBlockstore
-from torch_ipfs.blockstore.block_files import BlockFiles
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.pins import Collected
 from torch_ipfs.codec import car
@@ -51,10 +51,6 @@ def held(store: LocalBlockstore) -> set[bytes]:
 
 def multihashes(*cids: CID) -> set[bytes]:
     return {cid.multihash for cid in cids}
-
-
-def path_of(store: LocalBlockstore, cid: CID) -> Path:
-    return Path(BlockFiles(store.source, fsync=False).path_of(cid.multihash))
 
 
 def collect(store: LocalBlockstore) -> Collected:

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
-from tests.network.gateways import CID_0, DATA_0, DEADLINE_S, block, first, gateway, holding, options
+from tests.network.gateways import CID_0, DATA_0, block, first, gateway, holding, options
 from tests.network.staged import Asked, Connection, serving
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.codec.cid import CID
@@ -26,12 +26,7 @@ from torch_ipfs.errors import (
     TransportError,
 )
 
-
-@pytest.fixture(autouse=True)
-def in_time() -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    assert time.monotonic() - start < DEADLINE_S
+pytestmark = pytest.mark.usefixtures("in_time")
 
 
 # What may come later

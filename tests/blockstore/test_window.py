@@ -16,12 +16,7 @@ from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, TransportError
 
-
-@pytest.fixture(autouse=True)
-def in_time() -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    assert time.monotonic() - start < DEADLINE_S
+pytestmark = pytest.mark.usefixtures("in_time")
 
 
 # The window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ def columns(n: int = N) -> dict[str, Any]:
 def rows(n: int = N) -> list[dict[str, Any]]:
     table = columns(n)
     return [{name: column[i] for name, column in table.items()} for i in range(n)]
+
+
+def indices(items: Iterable[Any]) -> list[int]:
+    """Which samples came, in order, of an iterable of samples or of batches."""
+    return [i for item in items for i in item["index"].reshape(-1).tolist()]
 
 
 Written = tuple[CID, str]

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import torch_ipfs
-from tests.dataset.conftest import N, Written
-from tests.dataset.test_iterable import indices
+from tests.dataset.conftest import N, Written, indices
 from torch_ipfs import IPFSIterableDataset, make_dataloader
 
 Write = Callable[..., Written]

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import torch_ipfs
-from tests.dataset.conftest import N, Written, columns
+from tests.dataset.conftest import N, Written, columns, indices
 from torch_ipfs import CID, IPFSIterableDataset, ShuffleOptions
 from torch_ipfs.blockstore import MemoryBlockstore
 from torch_ipfs.codec import dag_cbor
@@ -27,11 +27,6 @@ from torch_ipfs.errors import ManifestError, OptionError, SampleError
 
 Write = Callable[..., Written]
 SMALL_LANES = ShuffleOptions(lanes=4, unit_rows=4, window_rows=20)
-
-
-def indices(items: Any) -> list[int]:
-    """Which samples came, in order, of an iterable of samples or of batches."""
-    return [i for item in items for i in item["index"].reshape(-1).tolist()]
 
 
 class TestSamples:

@@ -20,8 +20,7 @@ from torch.utils.data import (
 )
 
 import torch_ipfs
-from tests.dataset.conftest import N, Written, columns
-from tests.dataset.test_iterable import indices
+from tests.dataset.conftest import N, Written, columns, indices
 from torch_ipfs import CID, IPFSIterableDataset, IPFSMapDataset
 from torch_ipfs.codec import dag_cbor
 

@@ -10,8 +10,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 import torch_ipfs
-from tests.dataset.conftest import Written, columns
-from tests.dataset.test_iterable import indices
+from tests.dataset.conftest import Written, columns, indices
 from torch_ipfs import CarBlockstore, IPFSIterableDataset, MemoryBlockstore, TransportError
 from torch_ipfs.blockstore.base import Block
 from torch_ipfs.codec import dag_cbor

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torch_ipfs
-from tests.dataset.conftest import N, Written
-from tests.dataset.test_iterable import indices
+from tests.dataset.conftest import N, Written, indices
 from torch_ipfs import CarBlockstore, CID, IPFSIterableDataset, MemoryBlockstore
 from torch_ipfs.codec import dag_cbor
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-import torch_ipfs
+from tests.dataset.tables import N, X, Y, read, table
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.dataset.write import write_dataset
 from torch_ipfs.dataset.write_adapters import open_source
@@ -24,19 +24,11 @@ from torch_ipfs.errors import OptionError, SampleError
 pd = pytest.importorskip("pandas")
 datasets = pytest.importorskip("datasets")
 
-N = 1000
-X = (np.arange(4 * N, dtype=np.float32) / 8).reshape(N, 4)
-Y = np.arange(N)
-
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-
-
-def table() -> Any:
-    return pa.table({"x": pa.FixedSizeListArray.from_arrays(X.ravel(), 4), "y": Y, "s": [f"row {i}" for i in Y]})
 
 
 def hugging_face() -> Any:
@@ -61,12 +53,6 @@ def test_the_same_data_has_the_same_cid(form: str) -> None:
     store = MemoryBlockstore()
     rows = [{"x": X[i], "y": i, "s": f"row {i}"} for i in range(N)]
     assert write_dataset(FORMS[form](), store, shard_bytes=4096) == write_dataset(rows, store, shard_bytes=4096)
-
-
-def read(samples: Any) -> tuple[str, list[Any]]:
-    store = MemoryBlockstore()
-    dataset = torch_ipfs.IPFSMapDataset(write_dataset(samples, store), store)
-    return str(dataset.manifest.schema), [dataset[i] for i in range(len(dataset))]
 
 
 @pytest.mark.parametrize(

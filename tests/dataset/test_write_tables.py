@@ -11,20 +11,13 @@ import pytest
 import torch
 
 import torch_ipfs
+from tests.dataset.tables import N, X, Y, read, table
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.write import write_dataset
 from torch_ipfs.dataset.write_arrow import ArrowColumn
 from torch_ipfs.errors import OptionError, SampleError
 from torch_ipfs.manifest.schema import Field
-
-N = 1000
-X = (np.arange(4 * N, dtype=np.float32) / 8).reshape(N, 4)
-Y = np.arange(N)
-
-
-def table() -> Any:
-    return pa.table({"x": pa.FixedSizeListArray.from_arrays(X.ravel(), 4), "y": Y, "s": [f"row {i}" for i in Y]})
 
 
 class Capsule:
@@ -83,12 +76,6 @@ def test_what_was_packed_packs_again_to_the_same() -> None:
     root = write_dataset(samples, store)
     (shard,) = (store.get(cid) for cid in store.cids() if bytes(store.get(cid))[:4] == b"\xff\xff\xff\xff")
     assert write_dataset(pa.ipc.open_stream(shard).read_all(), store) == root
-
-
-def read(samples: Any, **options: Any) -> tuple[str, list[Any]]:
-    store = MemoryBlockstore()
-    dataset = torch_ipfs.IPFSMapDataset(write_dataset(samples, store, **options), store)
-    return str(dataset.manifest.schema), [dataset[i] for i in range(len(dataset))]
 
 
 def test_nullable_is_what_has_nulls() -> None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 import torch_ipfs
+from tests.dataset.conftest import indices
 from torch_ipfs import CID, IPFSIterableDataset, make_dataloader
 
 N = 13
@@ -23,10 +24,6 @@ Written = tuple[CID, str]
 def car(tmp_path_factory: pytest.TempPathFactory) -> Written:
     path = tmp_path_factory.mktemp("ranks") / "data.car"
     return torch_ipfs.write_dataset({"index": torch.arange(N)}, path), str(path)
-
-
-def indices(items: Any) -> list[int]:
-    return [i for item in items for i in item["index"].reshape(-1).tolist()]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
 import torch_ipfs
+from tests.dataset.conftest import indices
 from torch_ipfs import CID, IPFSIterableDataset, IPFSMapDataset, MemoryBlockstore
 from torch_ipfs.manifest.schema import Field, Schema
 
@@ -22,10 +23,6 @@ def written(n: int) -> tuple[CID, MemoryBlockstore]:
     samples = [{"index": torch.tensor(i), "note": "." * (5 * i)} for i in range(n)]
     schema = Schema((("index", Field("int64")), ("note", Field("text"))))  # which nothing could show where n is 0
     return torch_ipfs.write_dataset(samples, store, shard_bytes=1200, schema=schema), store
-
-
-def indices(items: Any) -> list[int]:
-    return [i for item in items for i in item["index"].reshape(-1).tolist()]
 
 
 @settings(max_examples=150)

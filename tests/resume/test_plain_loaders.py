@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from tests.dataset.conftest import indices
 from tests.resume.conftest import Write
-from tests.resume.world import indices, plain
+from tests.resume.world import plain
 from torch_ipfs import IPFSIterableDataset, ShuffleOptions, make_dataloader
 from torch_ipfs.testing import assert_resumes_exactly
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from torch.utils.data import get_worker_info
 
+from tests.dataset.conftest import indices
 from tests.resume.conftest import Write
-from tests.resume.world import indices, plain
+from tests.resume.world import plain
 from torch_ipfs import IPFSIterableDataset, ShuffleOptions, make_dataloader
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import torch_ipfs
+from tests.dataset.conftest import indices
 from tests.resume.conftest import Write
-from tests.resume.world import indices
 from torch_ipfs import CID, IPFSIterableDataset, MemoryBlockstore, ResumeError, ShuffleOptions, make_dataloader
 from torch_ipfs.codec import dag_cbor
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.dataset.conftest import indices
 from tests.resume.conftest import Write
-from tests.resume.world import Topology, World, indices
+from tests.resume.world import Topology, World
 from torch_ipfs import CarBlockstore, IPFSIterableDataset, MemoryBlockstore, ShuffleOptions, make_dataloader
 from torch_ipfs.testing import assert_resumes_exactly
 

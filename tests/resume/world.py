@@ -14,11 +14,6 @@ from torch_ipfs.dataset.collate import rows_of
 Written = tuple[CID, str]
 
 
-def indices(items: Any) -> list[int]:
-    """Which samples came, in order, of an iterable of samples or of batches."""
-    return [i for item in items for i in item["index"].reshape(-1).tolist()]
-
-
 def samples_of(item: Any) -> list[Any]:
     """The samples of a batch, or the one that ``item`` is."""
     return [item] if item["index"].dim() == 0 else rows_of(item, len(item["index"]))
