@@ -199,11 +199,12 @@ class TestDataLoader:
     def test_a_state_counts_once_for_workers_and_parent_together(self, make: Make) -> None:
         whole = indices(make())
         dataset = make()
-        readers = [plain(dataset, 2, persistent_workers=True), dataset, make_dataloader(dataset, num_workers=1)]
+        readers = [plain(dataset, workers, persistent_workers=True) for workers in (2, 1)]
+        readers += [dataset, make_dataloader(dataset, num_workers=1)]
         for reader in readers:
             dataset.load_state_dict(dataset.state_at(0, 8))
             assert indices(reader) == whole[8:]
-            assert [indices(other) for other in readers] == [whole] * 3
+            assert [indices(other) for other in readers] == [whole] * 4
 
     def test_ranks_forked_from_one_process_resume_with_workers_of_their_own(self, make: Make) -> None:
         """What one rank tells its workers, those of another, which have the same dataset, do not take for theirs."""

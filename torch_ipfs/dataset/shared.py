@@ -176,7 +176,8 @@ class SharedControl:
         if number == 0:
             self._words[_AGREED] = _NOBODY
             return own if own.start and self._is_first_there(worker, pass_id, words) else replace(own, start=0)
-        resumed, self._resumes = words[_RESUMES] != self._resumes, words[_RESUMES]
+        resumed = words[_RESUMES] != self._resumes and words[_BEGUN_BY] in (_NOBODY, pass_id)
+        self._resumes = words[_RESUMES]
         if resumed:
             self._words[_BEGUN_BY] = pass_id
         told = Told.from_words([words[_EPOCH], words[_START] if resumed else 0, *words[_LANES : _WINDOW_ROWS + 1]])
