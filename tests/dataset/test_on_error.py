@@ -378,3 +378,28 @@ def test_a_root_without_a_schema_is_opened_where_its_first_child_is_missing(layo
         list(IPFSIterableDataset(root, lossy))
     with pytest.raises(torch_ipfs.BlockNotFound, match=str(parts[0])):
         list(IPFSIterableDataset(root, MemoryBlockstore({root: root_block}), on_error="substitute"))
+
+
+@pytest.mark.parametrize("lost", [[0], [0, 1]])
+def test_how_much_samples_take_is_told_by_a_later_node_where_the_first_is_missing(lost: list[int]) -> None:
+    """Texts may be of any length: how many are read together follows from how many lie in a shard."""
+    store = MemoryBlockstore()
+
+    def put(value: Any) -> CID:
+        block = dag_cbor.encode(value)
+        store.put(cid := CID.of(block, "dag-cbor"), block)
+        return cid
+
+    def above(cids: list[CID], count: int) -> CID:
+        return put({"shards": [{"cid": cid, "count": count} for cid in cids]})
+
+    leaves = [put({"data": [{"x": str(i)}]}) for i in range(12)]
+    inner = [above(leaves[i : i + 2], 1) for i in range(0, 12, 2)]
+    middle = [above(inner[i : i + 2], 2) for i in range(0, 6, 2)]
+    root = above(middle, 4)
+    store = MemoryBlockstore(
+        {cid: bytes(store.get(cid)) for cid in store.cids() if cid not in [inner[i] for i in lost]}
+    )
+    with pytest.warns(UserWarning, match=f"{2 * len(lost)} samples could not be read"):
+        read = [int(sample["x"]) for sample in IPFSIterableDataset(root, store, on_error="skip")]
+    assert read == list(range(2 * len(lost), 12))

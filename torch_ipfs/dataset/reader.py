@@ -122,7 +122,7 @@ class Reader:
         fields = [field for _, field in self.table.schema.fields]
         if all(field.fixed for field in fields):
             return sum(field.row_bytes for field in fields) or 1
-        return max(1, _TYPICAL_SHARD_BYTES // self.manifest.shard_rows)
+        return max(1, _TYPICAL_SHARD_BYTES // self.manifest.shard_rows_about)
 
     def locate(self, samples: Int64s) -> Rows:
         """Where ``samples`` lie. Reads nodes of the manifest, no shards."""

@@ -160,32 +160,43 @@ class Manifest:
         return max(1, -(-samples // leaves))
 
     @property
+    def shard_rows_about(self) -> int:
+        """As :attr:`shard_rows`, where that may be of a later node: one that is first and missing does not matter."""
+        samples, leaves = self._first_shards(exact=False)
+        return max(1, -(-samples // leaves))
+
+    @property
     def num_shards(self) -> int:
         """Shards, and nodes of samples, that are not empty: exactly where all hang on the root, else by their mean size."""
-        samples, leaves = self._first_shards()
+        samples, leaves = self._first_shards(exact=False)
         return round(leaves * self.num_samples / max(1, samples))
 
-    def _first_shards(self) -> tuple[int, int]:
-        """Samples below the first node that has leaves, and how many leaves hold them."""
+    def _first_shards(self, *, exact: bool = True) -> tuple[int, int]:
+        """Samples below the first node that has leaves, and how many leaves hold them.
+
+        :param exact: that node and no other: orders rest on it, which are the same whatever is missing.
+        """
         node = self._root_node
         while True:
             filled = np.flatnonzero(node.counts)
             if len(filled) == 0:
                 return node.num_samples, 1
-            child = self._first_inner(node, filled) if node.inner[filled[0]] else None
+            child = self._first_inner(node, filled, exact=exact) if node.inner[filled[0]] else None
             if child is None or child.is_leaf:
                 return node.num_samples, len(filled)
             node = child
 
-    def _first_inner(self, node: Node, filled: Int64s) -> Node:
-        """The first child, or, where that is missing or broken, a later one that tells as much: a leaf."""
+    def _first_inner(self, node: Node, filled: Int64s, *, exact: bool) -> Node | None:
+        """The first child, or, where that is missing or broken, a later one that tells as much: a leaf, or, unless ``exact``, any
+        that there is.
+        """
         for i in filled[:_SIBLINGS_TRIED].tolist():
             child = node.child(i)
-            if child.leaf is None and i == filled[0]:
+            if child.leaf is None and (i == filled[0] or not exact):
                 return child
             if child.leaf is not None and child.leaf.error is None:
                 return child
-        return node.read_child(int(filled[0]))
+        return node.read_child(int(filled[0])) if exact else None
 
     def child_or_broken(self, parent: Node, i: int) -> Node:
         """As :meth:`child`. One that is missing or broken is a leaf, and stays so until :meth:`forget_broken`."""
