@@ -187,8 +187,8 @@ class Manifest:
             node = child
 
     def _first_inner(self, node: Node, filled: Int64s, *, exact: bool) -> Node | None:
-        """The first child, or, where that is missing or broken, a later one that tells as much: a leaf, or, unless ``exact``, any
-        that there is.
+        """The first child, or, where that is missing or broken, a later one that tells as much: a leaf, or, unless ``exact``,
+        any that there is.
         """
         for i in filled[:_SIBLINGS_TRIED].tolist():
             child = node.child(i)
