@@ -212,6 +212,7 @@ def test_options_that_cannot_be(options: dict[str, Any], match: str) -> None:
         (DataLoader(MapStyle(), batch_size=4), "write its dataset"),
         (torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4), "gives batches"),
         (torch_ipfs.make_dataloader(torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4)), "gives batches"),
+        (torch_ipfs.IPFSDataLoader(MemoryBlockstore()), "gives batches"),
         ({"a", "b"}, "a set has no order"),
         (MapStyle, "cannot write a type"),
     ],

@@ -1,6 +1,7 @@
 """Which adapter takes what ``write_dataset`` was given.
 
-pyarrow, pandas and datasets are looked for where they are imported already: nobody can hold one of their objects otherwise.
+pyarrow, pandas, datasets and our own loader are looked for where they are imported already: nobody can hold one of their objects
+otherwise.
 """
 
 from __future__ import annotations
@@ -193,6 +194,9 @@ def _iterated(samples: Any) -> Iterable[Any]:
         return samples
     if isinstance(samples, IPFSIterableDataset) and samples.batch_size is not None:
         raise OptionError("a dataset with a batch_size gives batches, not samples: make it without one")
+    facade = sys.modules.get("torch_ipfs.loader.facade")
+    if facade is not None and isinstance(samples, facade.IPFSDataLoader):
+        raise OptionError("an IPFSDataLoader gives batches, not samples: write IPFSIterableDataset(cid, source)")
     if isinstance(samples, set | frozenset):
         raise OptionError("a set has no order that a dataset could have: write sorted(samples)")
     is_map_style = isinstance(samples, Dataset) and not isinstance(samples, IterableDataset)
