@@ -1,7 +1,7 @@
 """Which adapter takes what ``write_dataset`` was given.
 
-pyarrow, pandas, datasets and our own loader are looked for where they are imported already: nobody can hold one of their objects
-otherwise.
+pyarrow, pandas, datasets and our own loader are looked for where they are imported already: nobody can hold one of their
+objects otherwise.
 """
 
 from __future__ import annotations
