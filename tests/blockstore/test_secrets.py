@@ -261,6 +261,14 @@ def test_the_proxy_for_all_is_that_of_schemes_that_have_none(proxies: pytest.Mon
         environment_proxy("http", "node.invalid", None)
 
 
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+def test_a_proxys_password_that_is_not_written_as_urls_have_it_is_no_host(sign: str, proxies: pytest.MonkeyPatch):
+    proxies.setenv("HTTP_PROXY", f"http://{TOKEN}{sign}x@proxy.invalid:3128")
+    with pytest.raises(OptionError, match="HTTP_PROXY") as caught:
+        environment_proxy("http", "node.invalid", None)
+    assert TOKEN not in str(caught.value)
+
+
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
 def test_a_host_without_proxy_may_be_named_with_the_port_that_its_url_leaves_out(
     scheme: str, port: int, proxies: pytest.MonkeyPatch

@@ -40,7 +40,8 @@ def environment_proxy(scheme: str, host: str, port: int | None) -> str | None:
 def _is_usable(proxy: str) -> bool:
     try:
         parts = urlsplit(proxy)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_cut = "@" in parts.path + parts.query + parts.fragment  # by a sign in its password, and has no host
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not is_cut
     except ValueError:  # of the port, too
         return False
 
