@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import torch_ipfs
 from torch_ipfs.blockstore import open_blockstore
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
@@ -179,3 +180,18 @@ def test_an_unknown_schemes_secrets_are_not_repeated() -> None:
     with pytest.raises(OptionError) as caught:
         open_blockstore("sftp://user:password@host/x")
     assert "password" not in str(caught.value)
+
+
+def test_a_store_may_have_its_methods_from_another() -> None:
+    class Wrapped:
+        def __init__(self, store: MemoryBlockstore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(object.__getattribute__(self, "_store"), name)
+
+    wrapped: Any = Wrapped(MemoryBlockstore())
+    cid = torch_ipfs.write_dataset([{"x": i} for i in range(5)], wrapped)
+    assert open_blockstore(wrapped) is wrapped
+    for source in (wrapped, torch_ipfs.TieredBlockstore([wrapped])):
+        assert len(list(torch_ipfs.IPFSIterableDataset(cid, source))) == 5

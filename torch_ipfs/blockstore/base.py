@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from torch_ipfs.codec import multihash
 from torch_ipfs.codec.cid import CID
@@ -128,9 +128,16 @@ def linked_at_hand(store: Blockstore | LinkedBlockstore, node: CID) -> AtHand | 
     return found
 
 
+def is_store(given: object) -> TypeGuard[Blockstore]:
+    """Whether it has a store's methods, if only by ``__getattr__``, which ``isinstance`` does not see from Python 3.12 on."""
+    return not isinstance(given, type) and all(
+        callable(getattr(given, name, None)) for name in ("get", "get_many", "put")
+    )
+
+
 def check_store(given: object) -> None:
     """:raises OptionError: it is no store, such as a source's name."""
-    if not isinstance(given, Blockstore):
+    if not is_store(given):
         raise OptionError(
             f"expected a Blockstore, not a {type(given).__name__}; torch_ipfs.open_blockstore opens what a name stands for"
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.base import Blockstore, is_store
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
@@ -44,7 +44,7 @@ def open_blockstore(source: Source = None) -> Blockstore:
         return _open_text(source)
     if isinstance(source, os.PathLike):
         return _open_path(os.fspath(source))
-    if isinstance(source, Blockstore):
+    if is_store(source):
         return source
     if isinstance(source, list | tuple):
         return _open_all(source)

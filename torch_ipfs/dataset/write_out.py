@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
-from torch_ipfs.blockstore.base import Block, Blockstore
+from torch_ipfs.blockstore.base import Block, Blockstore, is_store
 from torch_ipfs.blockstore.directories import home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
@@ -73,7 +73,7 @@ def open_sink(out: Out, *, root: CID = car.PLACEHOLDER_ROOT) -> Sink:
             return _sink_of_path(Path(os.path.realpath(home_expanded(text))), text, root)
         except OSError as error:
             raise TransportError(f"the path cannot be looked at: {error.strerror}", source=text[:200]) from error
-    if isinstance(out, Blockstore):
+    if is_store(out):
         return _StoreSink(out)
     raise OptionError(f"out is a path or a Blockstore, not a {type(out).__name__}")
 

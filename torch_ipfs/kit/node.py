@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 from torch_ipfs.blockstore import open_blockstore
-from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore, source_of
+from torch_ipfs.blockstore.base import Blockstore, PinningBlockstore, is_store, source_of
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.open import Source
@@ -44,7 +44,7 @@ class Node:
         self.store = CachedBlockstore(store) if isinstance(store, RemoteBlockstore) else store
         self.home: Blockstore = next((part for part in parts if isinstance(part, PinningBlockstore)), store)
         self.asked = self.store
-        if not isinstance(source, Blockstore):
+        if not is_store(source):
             self.home = _impatient(self.home)
             self.asked = _impatient(self.store)
         self.kubo = next((part for part in parts if isinstance(part, KuboBlockstore)), None)
