@@ -329,15 +329,7 @@ def test_a_push_that_is_told_to_end_leaves_no_file(tmp_path: Path) -> None:
 
     (tmp_path / "to").mkdir()
     with serving(service) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "torch_ipfs.cli.main",
-            "push",
-            str(cid),
-            server.url,
-            str(tmp_path / "to/b.car"),
-        ]
+        command = [sys.executable, "-m", "torch_ipfs", "push", str(cid), server.url, str(tmp_path / "to/b.car")]
         with subprocess.Popen(command) as process:
             assert begun.wait(60)
             assert list((tmp_path / "to").iterdir())

@@ -156,6 +156,7 @@ def test_a_store_is_not_pinned_for_half_a_dataset(tmp_path: Path) -> None:
 
 
 CHILD = """
+import signal
 import sys
 import numpy as np
 from torch_ipfs.dataset.write import write_dataset
@@ -166,6 +167,7 @@ def samples():
             print("halfway", flush=True)
         yield {"x": np.full(2**18, i % 256, np.uint8)}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have ignored by what runs in the background
 write_dataset(samples(), sys.argv[1])
 """
 
