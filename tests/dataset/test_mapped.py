@@ -88,9 +88,11 @@ def test_samples_read_one_by_one_are_collated_by_their_schema() -> None:
 def test_shapes_that_vary_are_lists_in_each_batch_however_it_is_collated() -> None:
     store = torch_ipfs.MemoryBlockstore()
     samples = [{"x": torch.ones(size), "in": {"y": torch.ones(size)}} for size in (2, 2, 3, 4)]
-    mapped = IPFSMapDataset(torch_ipfs.write_dataset(samples, store), store)
-    both: list[Any] = [mapped, ConcatDataset([mapped])]
-    for dataset in both:
+    root = torch_ipfs.write_dataset(samples, store)
+    mapped = IPFSMapDataset(root, store)
+    datasets: list[Any] = [mapped, ConcatDataset([mapped])]
+    datasets += [of(root, store, transform=untouched) for of in (IPFSMapDataset, IPFSIterableDataset)]
+    for dataset in datasets:
         for batch in DataLoader(dataset, batch_size=2):
             assert isinstance(batch["x"], list)
             assert isinstance(batch["in"]["y"], list)
@@ -129,6 +131,10 @@ def embedded(samples: list[Any]) -> tuple[CID, torch_ipfs.MemoryBlockstore]:
     block = dag_cbor.encode({"data": samples})
     root = CID.of(block, "dag-cbor")
     return root, torch_ipfs.MemoryBlockstore({root: block})
+
+
+def untouched(sample: Any) -> Any:
+    return sample
 
 
 def kind(column: Any) -> type:

@@ -19,7 +19,7 @@ from torch_ipfs.dataset.collate import Batch, rows_of
 from torch_ipfs.dataset.opening import Opening
 from torch_ipfs.dataset.passes import transformed
 from torch_ipfs.dataset.reader import Reader
-from torch_ipfs.dataset.row import Rows
+from torch_ipfs.dataset.row import Rows, with_schema
 from torch_ipfs.dataset.sending import send_small_tensors_by_value
 from torch_ipfs.manifest.tree import Manifest
 
@@ -99,7 +99,8 @@ class IPFSMapDataset(Dataset[Any]):
         rows = reader.locate_open(samples)
         batch = self._read_through(reader, samples) if rows is None else reader.batch(rows)
         if self.transform is not None:
-            return [transformed(sample, self.transform, "transform") for sample in rows_of(batch, len(samples))]
+            given = with_schema(rows_of(batch, len(samples)), reader.table.schema)
+            return [transformed(sample, self.transform, "transform") for sample in given]
         return Rows(batch, len(samples), reader.schema)
 
     def _read_through(self, reader: Reader, samples: Int64s) -> Batch:

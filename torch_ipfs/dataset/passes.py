@@ -14,7 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from torch_ipfs.dataset.collate import collate_samples, rows_of
 from torch_ipfs.dataset.epoch import EpochShare, Skipped, Step
 from torch_ipfs.dataset.reader import Rows
-from torch_ipfs.dataset.row import Row
+from torch_ipfs.dataset.row import with_schema
 from torch_ipfs.errors import ManifestError
 from torch_ipfs.plan.partition import Partition
 
@@ -235,8 +235,7 @@ def _batch(share: EpochShare, given: Given, rows: Rows) -> Any:
 
 def _samples(share: EpochShare, given: Given, step: Step) -> Iterator[Output]:
     found, schema = rows_of(share.reader.batch(step.rows), len(step.rows)), share.reader.table.schema
-    # What torch collates as the schema has it needs no telling.
-    samples = iter(found if all(field.fixed for _, field in schema.fields) else [Row(row, schema) for row in found])
+    samples = iter(with_schema(found, schema))
     there = None if step.places is None else set(step.places.tolist())
     for place in range(step.length):
         skipped = step.skipped(place, place + 1) if step.errors else _NONE_SKIPPED

@@ -30,6 +30,11 @@ class Row(dict[str, Any]):
         return dict, (dict(self),)
 
 
+def with_schema(samples: list[Sample], schema: Schema) -> list[Sample]:
+    """``samples`` as rows, unless torch collates them as the schema has it anyway."""
+    return samples if all(field.fixed for _, field in schema.fields) else [Row(sample, schema) for sample in samples]
+
+
 class Rows(list[Row]):
     """Samples that were read together.
 
