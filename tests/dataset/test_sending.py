@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 import torch_ipfs
 from torch_ipfs.dataset.sending import BY_VALUE_BYTES, send_small_tensors_by_value
@@ -96,3 +98,25 @@ def test_batches_of_small_rows_need_no_shared_memory(tmp_path: Path) -> None:
         batches = list(loader)
         assert not any(tensor.is_shared() for batch in batches for tensor in batch.values())
         assert np.concatenate([batch["x"] for batch in batches]).tolist() == columns["x"].tolist()
+
+
+def _with_a_lock(sample: dict[str, Any]) -> Any:
+    return sample["label"] if sample["label"] < 8 else Lock()
+
+
+@pytest.mark.parametrize(
+    ("loader", "kind"),
+    [
+        (DataLoader, torch_ipfs.IPFSIterableDataset),
+        (DataLoader, torch_ipfs.IPFSMapDataset),
+        (StatefulDataLoader, torch_ipfs.IPFSIterableDataset),
+    ],
+)
+def test_what_cannot_be_sent_is_an_error_with_torchs_loaders_too(loader: Any, kind: Any, tmp_path: Path) -> None:
+    """They printed it, and waited for ever."""
+    cid = torch_ipfs.write_dataset({"label": np.arange(20)}, tmp_path / "a.car")
+    dataset = kind(cid, tmp_path / "a.car", transform=_with_a_lock)
+    running = iter(loader(dataset, batch_size=4, num_workers=1, collate_fn=list))
+    assert [next(running), next(running)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(TypeError, match=r"(?s)which must pickle.*cannot pickle"):
+        next(running)

@@ -227,9 +227,9 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
         send_small_tensors_by_value()
+        send_errors()
         told = None
         if self._followed is not None and get_worker_info():
-            send_errors()
             told = self._followed.next_in_worker()  # counted whatever comes of it, as the loader does
         topology = self._topology
         self._check_shared_once(topology.world_size)

@@ -17,11 +17,10 @@ from multiprocessing.util import Finalize, get_temp_dir
 from typing import Any
 
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL, signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from torch_ipfs.dataset.passes import Output
 from torch_ipfs.errors import OptionError
 
 LONGEST_SOCKET_BYTES = 103
@@ -84,21 +83,27 @@ def _make_room_for_sockets() -> None:
 
 
 def send_errors() -> None:
-    """Called in a worker: tell the training loop of what cannot be sent to it.
+    """In a DataLoader worker, from now on: tell the training loop of what cannot be sent to it. Elsewhere nothing happens.
 
     What a worker has read is pickled by a thread of its queue, which would print the error and go on to the next: the
     training loop would wait for ever.
     """
-    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does
+    if get_worker_info() is not None:
+        Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does
 
 
 def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
     """Called in place of what multiprocessing does with an ``item`` that it could not send."""
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Output):
-        where = "in a DataLoader worker process as it sent what it had read, which must pickle"
-        queue.put((item[0], ExceptionWrapper(where=where)))  # type: ignore[no-untyped-call]
-    else:
+    worker: Any = current_process()
+    if not any(queue is given for given in worker._args):  # noqa: SLF001 - of the queues, the training loop has this one
         traceback.print_exception(error)
+        return
+    step, output = item
+    where = "in a DataLoader worker process as it sent what it had read, which must pickle"
+    failed: Any = ExceptionWrapper(where=where)  # type: ignore[no-untyped-call]
+    if isinstance(output, tuple) and worker._target.__module__.startswith("torchdata."):  # noqa: SLF001 - whose workers send their state beside it
+        failed = (failed, *output[1:])
+    queue.put((step, failed))
 
 
 def can_go_on(iterator: object) -> bool:
