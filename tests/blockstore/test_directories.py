@@ -9,9 +9,11 @@ import pytest
 
 import torch_ipfs
 from torch_ipfs.blockstore import car_sidecar
+from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.car_file import CarBlockstore
 from torch_ipfs.blockstore.directories import cache_directory, data_directory
 from torch_ipfs.blockstore.local import LocalBlockstore
+from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.codec import car
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError
@@ -76,6 +78,13 @@ def test_a_relative_path_in_a_folder_that_was_deleted_is_an_error_of_ours(
     monkeypatch.setenv("TORCH_IPFS_CACHE_DIR", "relative")
     with pytest.raises(OptionError, match="'relative' is relative"):
         cache_directory()
+
+
+@pytest.mark.parametrize("path", ["", b"here", 5])
+def test_what_is_no_path_is_not_the_current_folder(path) -> None:
+    for opened in (CarBlockstore, LocalBlockstore, lambda path: CachedBlockstore(MemoryBlockstore(), path)):
+        with pytest.raises(OptionError, match="no path"):
+            opened(path)
 
 
 def test_a_home_is_the_same_place_for_all_that_take_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +138,10 @@ def test_authorization_is_given_once():
         rpc_endpoint("kubo://host", bearer="a", basic=("b", "c"))
     with pytest.raises(OptionError):
         rpc_endpoint("kubo://user:password@host", bearer="a")
+
+
+@pytest.mark.parametrize("address", [None, 5, b"http://host", Path("http://host")])
+def test_an_address_is_text(address):
+    for endpoint in (gateway_endpoint, rpc_endpoint):
+        with pytest.raises(OptionError, match="an address is text"):
+            endpoint(address)

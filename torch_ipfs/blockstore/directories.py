@@ -47,6 +47,8 @@ def absolute(path: StrPath) -> str:
 
     :raises OptionError: it is relative and the current folder is no longer there, or it is no path.
     """
+    if not isinstance(path, str | os.PathLike) or path == "":  # which pathlib takes for the current folder
+        raise OptionError(f"{path!r:.80} is no path")
     text = os.fspath(home_expanded(path))
     if "\0" in text:
         raise OptionError(f"{text!r} is no path: there is a NUL in it")

@@ -77,6 +77,7 @@ def gateway_endpoint(url: str, *, bearer: str | None = None, headers: Mapping[st
 
     :raises OptionError: it is no such URL, or a token or a header cannot be sent.
     """
+    _check_is_text(url)
     if not url.lower().startswith(("http://", "https://")):
         raise OptionError(
             f"a gateway's URL starts with http:// or https://, which {without_secrets(url)[:80]!r} does not"
@@ -89,6 +90,7 @@ def rpc_endpoint(address: str, *, bearer: str | None = None, basic: tuple[str, s
 
     :raises OptionError: the address has none of these forms, or a token cannot be sent.
     """
+    _check_is_text(address)
     url = address
     if address.startswith("/"):
         url = _url_of_multiaddr(address)
@@ -112,6 +114,11 @@ def multiaddr_of(endpoint: Endpoint) -> str:
     host = parts.hostname or ""
     port = parts.port or (443 if endpoint.scheme == "https" else 80)
     return f"/{_host_protocol(host)}/{host}/tcp/{port}/{endpoint.scheme}"
+
+
+def _check_is_text(address: object) -> None:
+    if not isinstance(address, str):
+        raise OptionError(f"an address is text, as http://host, not a {type(address).__name__}")
 
 
 def _from_url(
