@@ -36,6 +36,21 @@ MIB = 2**20
 BIG = 300_000
 
 
+# Folders that people share
+
+
+def test_who_is_in_the_group_may_write_what_the_mask_lets_the_group_write(tmp_path: Path) -> None:
+    [(cid, _)] = blocks = blocks_of(1)
+    mask = os.umask(0o002)
+    try:
+        cached = CachedBlockstore(DictStore(blocks), tmp_path)
+        cached.get(cid)
+    finally:
+        os.umask(mask)
+    written = [file_of(tmp_path, cid), *(tmp_path / "blocks" / name for name in ("usage", "locks"))]
+    assert [file.stat().st_mode & 0o777 for file in written] == [0o664] * 3
+
+
 # Bad blocks
 
 

@@ -67,7 +67,7 @@ def write_by_rename(temporary_folder: str, path: str, data: Block, *, replace: b
     :raises OSError: it could not be written; nothing is left behind.
     """
     temporary = f"{temporary_folder}/{secrets.token_hex(12)}"
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with suppress(OSError):  # a file system without locks: nobody can take it for abandoned either
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

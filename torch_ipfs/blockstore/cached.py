@@ -50,7 +50,8 @@ class CachedBlockstore:
     - What is put goes to the store below and not to the cache: what is written is mostly read elsewhere, and would push out
       what is read here.
 
-    The folder may be shared by any number of stores in front of any number of sources. It has to be on a local disk.
+    The folder may be shared by any number of stores in front of any number of sources, and by the users whom the mask lets
+    write what others wrote. It has to be on a local disk.
 
     :param store: where blocks come from that are not in the cache.
     :param cache_dir: the cache's folder; ``None`` for TORCH_IPFS_CACHE_DIR, else the user's folder for caches. Blocks are

@@ -131,10 +131,10 @@ class Claims:
             self._fd = None
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._fd = os.open(self._path, flags, 0o644)
+            self._fd = os.open(self._path, flags, 0o666)
         except FileNotFoundError:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, flags, 0o644)
+            self._fd = os.open(self._path, flags, 0o666)
         return self._fd
 
     def _close_if_unused(self) -> None:
