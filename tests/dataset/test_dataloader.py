@@ -296,6 +296,27 @@ def test_a_loader_whose_workers_are_its_parents_starts_its_own(car: Written) -> 
         assert indices(loader) == whole
 
 
+def test_a_pass_with_workers_is_its_own_processs(car: Written) -> None:
+    """A forked process took batches of its parent's, and both waited for more."""
+    fork = multiprocessing.get_context("fork")
+    with closing(make_dataloader(shuffled(car), num_workers=1)) as loader:
+        running = iter(loader)
+        before = indices([next(running)])
+        receiving, sending = fork.Pipe(duplex=False)
+
+        def go_on() -> None:
+            with pytest.raises(torch_ipfs.OptionError, match="forked"):
+                next(running)
+            sending.send(indices(loader))
+
+        child = fork.Process(target=go_on)
+        child.start()
+        assert receiving.poll(60)
+        assert receiving.recv() == indices(shuffled(car))
+        child.join()
+        assert before + indices(running) == indices(shuffled(car))
+
+
 def test_a_loader_whose_worker_was_too_slow_goes_on_with_new_ones(car: Written, tmp_path: Path) -> None:
     def stuck_once(batch: Any) -> Any:
         if not (tmp_path / "was stuck").exists():

@@ -39,7 +39,9 @@ class _Workers(_MultiProcessingDataLoaderIter):
     ended = False
 
     def _next_data(self) -> Any:
-        """:raises OptionError: the workers were ended."""
+        """:raises OptionError: the workers were ended, or are another process's."""
+        if not _are_ours(self._workers):
+            raise OptionError("this pass is of the process that this one was forked from; iter(loader) begins another")
         try:
             return super()._next_data()  # type: ignore[no-untyped-call]
         except Exception:
