@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
     RandomSampler,
+    SequentialSampler,
     Subset,
     default_collate,
 )
@@ -63,6 +66,31 @@ def test_default_collate_takes_the_columns(car: Written) -> None:
 def test_a_batch_sampler_may_be_of_tensors(car: Written) -> None:
     batches = torch.arange(N).split(10)
     assert indices(DataLoader(IPFSMapDataset(*car), batch_sampler=list(batches))) == list(range(N))  # with no warning
+
+
+@pytest.mark.parametrize("transform", [None, dict])
+def test_a_batch_of_indices_is_the_one_that_a_loader_makes(car: Written, transform: Any) -> None:
+    dataset = IPFSMapDataset(*car, transform=transform)
+    (want,) = DataLoader(Subset(dataset, [5, 99, 5, N - 1]), batch_size=4)
+    asked = [5, 99, 5, -1]
+    for index in (asked, torch.tensor(asked), np.array(asked, np.int32)):
+        batch = dataset[index]
+        assert batch.keys() == want.keys()
+        assert all(torch.equal(batch[name], want[name]) for name in ("index", "features"))
+        assert batch["name"] == want["name"]
+    assert dataset[-2:]["index"].tolist() == [N - 2, N - 1]
+    assert dataset[torch.tensor(3)]["index"] == 3
+    nothings: list[Any] = [[], slice(3, 3)]
+    for nothing in nothings:
+        with pytest.raises(IndexError, match="one sample at least"):
+            dataset[nothing]
+
+
+def test_a_sampler_of_batches_where_the_loader_makes_none(car: Written) -> None:
+    dataset = IPFSMapDataset(*car)
+    for given in (dataset, Subset(dataset, range(N))):
+        sampler = BatchSampler(SequentialSampler(range(N)), 30, drop_last=False)
+        assert indices(DataLoader(given, batch_size=None, sampler=sampler)) == list(range(N))
 
 
 def test_default_collate_of_rows_from_anywhere(car: Written) -> None:

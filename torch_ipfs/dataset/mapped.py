@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.blockstore.process_lock import ProcessLock
@@ -78,14 +79,21 @@ class IPFSMapDataset(Dataset[Any]):
     def __len__(self) -> int:
         return self.manifest.num_samples
 
-    def __getitem__(self, index: SupportsIndex) -> Any:
-        """Sample ``index``; negative ones count from the end.
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[SupportsIndex] | Tensor | npt.NDArray[Any]) -> Any:
+        """Sample ``index``; negative ones count from the end. Of a slice, or of a list, array or tensor of indices, the batch
+        that DataLoader makes of these samples: what a sampler of batches asks for where a loader's ``batch_size`` is ``None``.
 
-        :raises IndexError: outside of the dataset.
+        :raises IndexError: outside of the dataset, or a batch of none.
         """
-        return self.__getitems__([index])[0]
+        if isinstance(index, slice):
+            index = range(*index.indices(len(self)))
+        if isinstance(index, list | range) or (isinstance(index, np.ndarray | Tensor) and index.ndim > 0):
+            if len(index) == 0:
+                raise IndexError("no index is given, and a batch has one sample at least")
+            return default_collate(self.__getitems__(cast(Sequence[SupportsIndex], index)))
+        return self.__getitems__([cast(SupportsIndex, index)])[0]
 
-    def __getitems__(self, indices: Sequence[SupportsIndex]) -> Sequence[Any]:
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Samples at ``indices``, read together; what DataLoader calls for a batch.
 
         :raises IndexError: one is outside of the dataset.
@@ -96,7 +104,7 @@ class IPFSMapDataset(Dataset[Any]):
         with self._lock:
             return self._read(samples)
 
-    def _read(self, samples: Int64s) -> Sequence[Any]:
+    def _read(self, samples: Int64s) -> list[Any]:
         reader = self._opening.reader
         rows = reader.locate_open(samples)
         batch = self._read_through(reader, samples) if rows is None else reader.batch(rows)
