@@ -48,7 +48,9 @@ _SHA2_256_PREFIX = b"\x12\x20"
 
 NOBODY_LISTENS = "nobody listens there: is the node (ipfs daemon) or gateway running, and is this its address?"
 """What to do where a connection is refused."""
-_NO_PROXY = "nobody listens there: is that the proxy that HTTP_PROXY or HTTPS_PROXY should name, and does it run?"
+_NO_PROXY = (
+    "nobody listens there: is that the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY should name, and does it run?"
+)
 
 
 class Transport:
@@ -332,7 +334,7 @@ class Transport:
     def _told_by_proxy(self, failure: aiohttp.ClientHttpProxyError, request: Request) -> Exception:
         asked_s = None if failure.headers is None else retry_after_s(failure.headers.get("Retry-After"))
         refusal = Refusal(failure.status, "", asked_s)
-        text = f"the proxy that HTTPS_PROXY names answered {refusal}"
+        text = f"the proxy that HTTPS_PROXY or ALL_PROXY names answered {refusal}"
         return refusal.later(text) if refusal.comes_later else self.broken(text, request)
 
     def describe(self, failure: Exception) -> str:
