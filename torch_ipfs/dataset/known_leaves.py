@@ -29,6 +29,7 @@ class KnownLeaves:
         self._gapless = True
         self._in_vain = 0
         self._firsts = self._ends = self._slots = np.zeros(0, dtype=np.int64)
+        self._lengths = np.zeros(0, dtype=np.uint64)
 
     def add(self, leaf: Leaf, slot: int) -> None:
         """Know the samples of ``leaf``, which nobody has added before, to be in ``slot``."""
@@ -45,6 +46,7 @@ class KnownLeaves:
 
     def _lay(self) -> None:
         self._firsts, self._ends, self._slots = np.array(sorted(self._leaves), dtype=np.int64).T.copy()
+        self._lengths = (self._ends - self._firsts).view(np.uint64)
         self._gapless = bool((self._firsts[1:] == self._ends[:-1]).all())
         self._in_vain = 0
 
@@ -53,12 +55,12 @@ class KnownLeaves:
             return None
         if is_run(samples):
             return self._find_run(samples)
-        if samples.min() < self._firsts[0]:
+        places = self._firsts.searchsorted(samples, side="right") - 1
+        rows = samples - self._firsts[places]
+        # Seen as unsigned, a row below 0, as of a sample before all leaves, is beyond every leaf's end.
+        if (rows.view(np.uint64) >= self._lengths[places]).any():
             return None
-        places = np.searchsorted(self._firsts, samples, side="right") - 1
-        if samples.max() >= self._ends[-1] or not (self._gapless or (samples < self._ends[places]).all()):
-            return None
-        return self._slots[places], samples - self._firsts[places]
+        return self._slots[places], rows
 
     def _find_run(self, samples: Int64s) -> tuple[Int64s, Int64s] | None:
         """As :meth:`_find`, of samples that follow each other."""

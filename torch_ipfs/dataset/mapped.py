@@ -37,11 +37,13 @@ def _checked(indices: Sequence[SupportsIndex], size: int) -> Int64s:
     if samples.dtype != np.int64 or samples.ndim != 1:
         # Numbers of other types, or no numbers: each is asked what index it is.
         samples = np.array([operator.index(index) for index in indices], dtype=object)
+    elif (samples.view(np.uint64) < size).all():  # seen as unsigned, an index below 0 is beyond every end
+        return samples
     if len(samples) and not -size <= samples.min() <= samples.max() < size:
         outside = next(index for index in samples.tolist() if not -size <= index < size)
         raise IndexError(f"sample {outside} is outside of a dataset of {size} samples")
     samples = samples.astype(np.int64, copy=False)
-    return np.where(samples < 0, samples + size, samples) if len(samples) and samples.min() < 0 else samples
+    return np.where(samples < 0, samples + size, samples)
 
 
 class IPFSMapDataset(Dataset[Any]):
@@ -90,7 +92,8 @@ class IPFSMapDataset(Dataset[Any]):
         if isinstance(index, list | range) or (isinstance(index, np.ndarray | Tensor) and index.ndim > 0):
             if len(index) == 0:
                 raise IndexError("no index is given, and a batch has one sample at least")
-            return default_collate(self.__getitems__(cast(Sequence[SupportsIndex], index)))
+            samples = self.__getitems__(cast(Sequence[SupportsIndex], index))
+            return samples.columns if isinstance(samples, Rows) else default_collate(samples)
         return self.__getitems__([cast(SupportsIndex, index)])[0]
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
