@@ -71,6 +71,11 @@ def test_user_information_is_basic_authorization():
     assert dict(endpoint.headers) == {"Authorization": "Basic " + base64.b64encode(b"user:p@ss").decode()}
 
 
+@pytest.mark.parametrize("url", ["https://host/gw", "https://host/gw/ipfs", "https://host/gw/ipfs/"])
+def test_a_gateway_may_be_named_as_far_as_a_cid_follows(url: str) -> None:
+    assert gateway_endpoint(url).url("/ipfs/CID", "format=raw") == "https://host/gw/ipfs/CID?format=raw"
+
+
 def test_a_query_goes_with_each_request():
     endpoint = gateway_endpoint("https://host?token=abc")
     assert endpoint.url("/ipfs/x", "format=raw") == "https://host/ipfs/x?format=raw&token=abc"

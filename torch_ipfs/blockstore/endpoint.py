@@ -82,7 +82,8 @@ def gateway_endpoint(url: str, *, bearer: str | None = None, headers: Mapping[st
         raise OptionError(
             f"a gateway's URL starts with http:// or https://, which {without_secrets(url)[:80]!r} does not"
         )
-    return _from_url(url, url, bearer=bearer, basic=None, headers=headers or {})
+    endpoint = _from_url(url, url, bearer=bearer, basic=None, headers=headers or {})
+    return replace(endpoint, path=endpoint.path.removesuffix("/ipfs"))  # as in https://ipfs.io/ipfs/, before a CID
 
 
 def rpc_endpoint(address: str, *, bearer: str | None = None, basic: tuple[str, str] | None = None) -> Endpoint:
