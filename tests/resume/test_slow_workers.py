@@ -79,6 +79,18 @@ def test_a_state_that_is_loaded_counts_for_the_next_pass(written: Write, make_lo
     assert indices(loader) == of_the_state
 
 
+def test_a_worker_that_is_slow_to_begin_uses_up_no_state_that_was_loaded_since(written: Write) -> None:
+    dataset = make(written)
+    loader = torchs(dataset)
+    dataset.let.set()
+    whole = indices(loader)
+    first, rest = begun_by_one(loader, dataset.let)
+    dataset.load_state_dict(dataset.state_at(0, 8))
+    dataset.let.set()
+    assert indices([first]) + indices(rest) == whole
+    assert indices(dataset) == whole[8:]
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_first_pass_that_was_looked_into_uses_up_no_state(written: Write, persistent: bool) -> None:
     """Its second worker begins it after the state was loaded."""

@@ -170,6 +170,9 @@ class SharedControl:
         """
         words = self._words[:_AGREED].tolist()
         number, self._passes = self._passes, self._passes + 1
+        agreed = None if own_start or number == 0 else self._agreed(pass_id, number)
+        if agreed is not None:
+            return agreed
         self._words[_UNFOLLOWED] = 1
         if own_start:
             return own
@@ -181,17 +184,19 @@ class SharedControl:
         if resumed:
             self._words[_BEGUN_BY] = pass_id
         told = Told.from_words([words[_EPOCH], words[_START] if resumed else 0, *words[_LANES : _WINDOW_ROWS + 1]])
-        return self._agree(pass_id, number, told)
-
-    def _agree(self, pass_id: int, number: int, told: Told) -> Told:
-        """What the first worker that began this pass was told: one that is slow to begin may find other words by then."""
-        first_id, first_number, resumes, *agreed = self._words[_AGREED:_NOTED].tolist()
-        if (first_id, first_number) == (pass_id, number):
-            self._resumes = resumes
-            return Told.from_words(agreed)
         self._words[_AGREED + 1 : _NOTED] = (number, self._resumes, *told.to_words())
         self._words[_AGREED] = pass_id
         return told
+
+    def _agreed(self, pass_id: int, number: int) -> Told | None:
+        """What the first worker that began this pass was told, if one has: one that is slow to begin may find other words by
+        then, which are for others to begin at.
+        """
+        first_id, first_number, resumes, *agreed = self._words[_AGREED:_NOTED].tolist()
+        if (first_id, first_number) != (pass_id, number):
+            return None
+        self._resumes = resumes
+        return Told.from_words(agreed)
 
     def _is_first_there(self, worker: int, pass_id: int, words: list[int]) -> bool:
         """Whether no earlier pass has begun at the start that was loaded when this worker was started; notes that this one
