@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.memory import MemoryBlockstore
 from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.codec.cid import CID
+from torch_ipfs.dataset.write import write_dataset
 from torch_ipfs.errors import (
     HashMismatch,
     OptionError,
@@ -258,6 +260,15 @@ def test_names_of_stores_are_none() -> None:
         TieredBlockstore(names)
     with pytest.raises(OptionError, match=r"not a str.*open_blockstore"):
         CachedBlockstore(names[1])
+
+
+def test_what_blocks_are_read_from_is_enough_to_read_and_not_to_write(tmp_path: Path) -> None:
+    source = DictStore(BLOCKS)
+    reading: Any = SimpleNamespace(get=source.get, get_many=source.get_many, put=source.put)
+    for store in (TieredBlockstore([reading]), CachedBlockstore(reading, tmp_path)):
+        assert store.get(CIDS[0]) == DATAS[0]
+    with pytest.raises(OptionError, match="a path or a Blockstore"):
+        write_dataset([{"x": 1}], reading)
 
 
 def test_patience_may_have_no_end(two: tuple[StagedStore, StagedStore]) -> None:

@@ -46,6 +46,11 @@ class MapStyle(Dataset[tuple[torch.Tensor, int]]):
         return torch.from_numpy(X[i]), int(Y[i])
 
 
+class Uncounted(Dataset[dict[str, Any]]):
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"x": X[i], "y": int(Y[i])}
+
+
 class Iterable(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return ({"x": x, "y": int(y)} for x, y in zip(X, Y, strict=True))
@@ -68,6 +73,7 @@ FORMS: dict[str, Any] = {
     "named tuples": lambda: (Sample(x, int(y)) for x, y in zip(X, Y, strict=True)),
     "an iterable dataset": Iterable,
     "a DataLoader of samples": lambda: DataLoader(Iterable(), batch_size=None),
+    "a DataLoader of what its sampler counts": lambda: DataLoader(Uncounted(), batch_size=None, sampler=range(N)),
     "user dicts": lambda: [collections.OrderedDict(x=x, y=int(y)) for x, y in zip(X, Y, strict=True)],
 }
 

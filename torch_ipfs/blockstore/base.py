@@ -129,18 +129,22 @@ def linked_at_hand(store: Blockstore | LinkedBlockstore, node: CID) -> AtHand | 
 
 
 def is_store(given: object) -> TypeGuard[Blockstore]:
-    """Whether it has a store's methods, if only by ``__getattr__``, which ``isinstance`` does not see from Python 3.12 on."""
-    return not isinstance(given, type) and all(
-        callable(getattr(given, name, None)) for name in ("get", "get_many", "put")
-    )
+    """Whether it has what datasets are read and written by, if only by ``__getattr__``, which ``isinstance`` does not see from
+    Python 3.12 on.
+    """
+    return _has_methods(given, "get", "get_many", "put", "put_many")
 
 
 def check_store(given: object) -> None:
-    """:raises OptionError: it is no store, such as a source's name."""
-    if not is_store(given):
+    """:raises OptionError: blocks cannot be read from it, such as a source's name."""
+    if not _has_methods(given, "get", "get_many"):
         raise OptionError(
             f"expected a Blockstore, not a {type(given).__name__}; torch_ipfs.open_blockstore opens what a name stands for"
         )
+
+
+def _has_methods(given: object, *names: str) -> bool:
+    return not isinstance(given, type) and all(callable(getattr(given, name, None)) for name in names)
 
 
 def source_of(store: object) -> str:

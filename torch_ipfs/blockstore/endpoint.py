@@ -134,7 +134,9 @@ def _from_url(
     before, at, _ = parts.query.partition("@")
     if "@" in parts.path or "@" in parts.fragment or (at and "=" not in before):
         # Of a password that is not written as URLs have it the first part would be taken for the host, and the rest be shown.
-        raise OptionError("not a URL: a user name or password has '/', '?' and '#' in it as %2F, %3F and %23")
+        raise OptionError(
+            "not a URL: a user name or password has '/', '?' and '#' in it as %2F, %3F and %23, and a path '@' as %40"
+        )
     if not host or not host.isprintable() or " " in host:
         raise OptionError("not a URL: it names no host")
     if parts.username is not None:

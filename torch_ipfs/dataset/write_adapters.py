@@ -190,15 +190,9 @@ def _iterated(samples: Any) -> Iterable[Any]:
     if isinstance(samples, DataLoader):
         if samples.batch_size is not None or samples.batch_sampler is not None:
             raise OptionError("a DataLoader gives batches, not samples: write its dataset, loader.dataset")
-        _iterated(samples.dataset)
+        _check_gives_samples(samples.dataset)
         return samples
-    if isinstance(samples, IPFSIterableDataset) and samples.batch_size is not None:
-        raise OptionError("a dataset with a batch_size gives batches, not samples: make it without one")
-    facade = sys.modules.get("torch_ipfs.loader.facade")
-    if facade is not None and isinstance(samples, facade.IPFSDataLoader):
-        raise OptionError("an IPFSDataLoader gives batches, not samples: write IPFSIterableDataset(cid, source)")
-    if isinstance(samples, set | frozenset):
-        raise OptionError("a set has no order that a dataset could have: write sorted(samples)")
+    _check_gives_samples(samples)
     is_map_style = isinstance(samples, Dataset) and not isinstance(samples, IterableDataset)
     if (
         not isinstance(samples, type)
@@ -212,6 +206,17 @@ def _iterated(samples: Any) -> Iterable[Any]:
     if getattr(samples, "ndim", None) == 0:
         raise OptionError(f"cannot write a {type(samples).__name__} of one number: {_FORMS}")
     return samples  # type: ignore[no-any-return]  # it has __iter__
+
+
+def _check_gives_samples(iterated: Any) -> None:
+    """:raises OptionError: it gives batches, or samples in an order that is another in each process."""
+    if isinstance(iterated, IPFSIterableDataset) and iterated.batch_size is not None:
+        raise OptionError("a dataset with a batch_size gives batches, not samples: make it without one")
+    facade = sys.modules.get("torch_ipfs.loader.facade")
+    if facade is not None and isinstance(iterated, facade.IPFSDataLoader):
+        raise OptionError("an IPFSDataLoader gives batches, not samples: write IPFSIterableDataset(cid, source)")
+    if isinstance(iterated, set | frozenset):
+        raise OptionError("a set has no order that a dataset could have: write sorted(samples)")
 
 
 def _by_index(samples: Any) -> Iterator[Any]:
