@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import multiprocessing
 import pickle
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import torch_ipfs
 from tests.loader.datasets import N, embedded, labels, linked, loader_of, put, samples
-from torch_ipfs import MemoryBlockstore, OptionError, ResumeError
+from torch_ipfs import IPFSIterableDataset, MemoryBlockstore, OptionError, ResumeError, make_dataloader
 from torch_ipfs.loader import IPFSDataLoader
 
 
@@ -306,6 +307,23 @@ class TestEnd:
         other.close()
         assert len(list(running)) == len(loader) - 1
         assert [len(list(read)), loader.state_dict()["epoch"]] == [len(loader), 2]
+
+
+def counted(loaders: list[Any], told: Any) -> None:
+    told.send([sum(1 for _ in loader) for loader in loaders])
+
+
+def test_loaders_go_to_processes_that_are_spawned_for_training() -> None:
+    store, root = embedded(N)
+    loader = loader_of(store, root)
+    ours = make_dataloader(IPFSIterableDataset(root, store, batch_size=1))
+    spawning = multiprocessing.get_context("spawn")
+    reader, writer = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=counted, args=([loader, loader.to_pytorch(), ours], writer))
+    process.start()
+    writer.close()
+    assert reader.recv() == [len(loader), len(loader), N]
+    process.join()
 
 
 def test_its_log_is_the_packages(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -79,9 +80,18 @@ def _share_all() -> None:
             start += words.tensor.numel()
 
 
+_GIVEN: weakref.WeakKeyDictionary[Any, list[torch.Tensor]] = weakref.WeakKeyDictionary()
+"""What each process was given: a descriptor that it is to inherit must be open until it does, whoever has let go by then, as
+loaders do of the copies that they pickle.
+"""
+
+
 def _for_new_process(words: SharedWords) -> tuple[Any, ...]:
     """What is pickled for a process that is started: a handle, where others get the values."""
     _share_all()
+    started = get_spawning_popen()
+    if started is not None:
+        _GIVEN.setdefault(started, []).append(words.tensor)
     return SharedWords, (words.tensor, words.process)
 
 
