@@ -80,6 +80,10 @@ def test_a_batch_of_indices_is_the_one_that_a_loader_makes(car: Written, transfo
         assert batch["name"] == want["name"]
     assert dataset[-2:]["index"].tolist() == [N - 2, N - 1]
     assert dataset[torch.tensor(3)]["index"] == 3
+    mask = torch.tensor([True] * N)
+    for booleans in (mask, mask.numpy(), mask.tolist()):
+        with pytest.raises(TypeError, match="a mask's"):
+            dataset[booleans]
     nothings: list[Any] = [[], slice(3, 3)]
     for nothing in nothings:
         with pytest.raises(IndexError, match="one sample at least"):

@@ -32,9 +32,12 @@ def _checked(indices: Sequence[SupportsIndex], size: int) -> Int64s:
     """Sample indices, shape (n,), those below 0 counted from the end.
 
     :raises IndexError: one is outside of the dataset.
+    :raises TypeError: they are no indices; booleans, which Python and torch take for 0 and 1, are a mask's.
     """
     samples = np.asarray(indices)  # of a tensor: to ask for a copy would be warned of
     if samples.dtype != np.int64 or samples.ndim != 1:
+        if samples.dtype == np.bool_:
+            raise TypeError("booleans are no indices; those of a mask's True are mask.nonzero()")
         # Numbers of other types, or no numbers: each is asked what index it is.
         samples = np.array([operator.index(index) for index in indices], dtype=object)
     elif (samples.view(np.uint64) < size).all():  # seen as unsigned, an index below 0 is beyond every end
