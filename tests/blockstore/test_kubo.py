@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -231,6 +232,16 @@ def test_a_file_that_fails_is_told_by_its_own_error(store: KuboBlockstore):
     with pytest.raises(TransportError, match="Input/output error") as caught:
         store.import_car(Failing(as_car(*dag())))
     assert caught.value.source == "Failing"
+
+
+def test_a_file_may_read_what_stands_otherwise_in_the_one_below_it(store: KuboBlockstore):
+    class Inverted(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return bytes(255 - byte for byte in super().read(size))
+
+    root, blocks = dag()
+    below = io.BytesIO(bytes(255 - byte for byte in as_car(root, blocks)))
+    assert store.import_car(Inverted(cast(io.RawIOBase, below))) == [root]
 
 
 def test_nobody_waits_for_a_pipe_that_says_no_more(impatient: KuboBlockstore):

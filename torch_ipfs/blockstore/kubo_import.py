@@ -152,7 +152,7 @@ class _Recorder:
         self._read: Callable[[int], bytes] = file.read
         self._given = 0
         self.recorded = b""
-        if isinstance(file, io.BufferedReader):
+        if type(file) is io.BufferedReader:  # others may read what is not in the file so
             self.rest = cast(BinaryIO, file.raw)
             self._read = lambda _: file.read1()  # all that it has, or one read past it
 
