@@ -16,6 +16,7 @@ LISTS, LISTS_OF_A_WORKER, TO_PYTORCH = "lists of samples", "lists of samples fro
 DATASET = "IPFSIterableDataset"
 WAYS = (LISTS, LISTS_OF_A_WORKER, TO_PYTORCH, DATASET)
 
+WORKLOAD = "tabular"
 _BATCH_SIZE = 32
 """The specification's default."""
 
@@ -48,7 +49,7 @@ def measure_facade(data: Data, task: Facade) -> dict[str, float]:
 
 def _batches(data: Data, way: str) -> Iterable[Any]:
     """What an epoch is read from, any number of times."""
-    written = data.written("tabular", "embedded", "sha2-256")
+    written = data.written(WORKLOAD, "embedded", "sha2-256")
     if way == DATASET:
         return IPFSIterableDataset(written.root, written.car, batch_size=_BATCH_SIZE, shuffle=True)
     loader = IPFSDataLoader(written.car, _BATCH_SIZE, prefetch=2 if way == LISTS_OF_A_WORKER else 0)

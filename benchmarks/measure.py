@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import torch_ipfs
-from benchmarks.facade import Facade, measure_facade
+from benchmarks.facade import WORKLOAD, Facade, measure_facade
 from benchmarks.limit import Batch
 from benchmarks.memory import Peak, anonymous_bytes
 from benchmarks.readers import READERS, Reading
@@ -41,6 +41,7 @@ Task = Reading | Writing | Facade
 def measure(folder: Path, task: Task) -> Figures:
     """The figures of ``task`` on the data in ``folder``."""
     data = Data.load(folder)
+    data.warm(WORKLOAD if isinstance(task, Facade) else task.workload)
     if isinstance(task, Facade):
         return measure_facade(data, task)
     return _measure_reading(data, task) if isinstance(task, Reading) else _measure_writing(data, task)

@@ -57,9 +57,7 @@ def _prepare(folder: Path, tiny: bool) -> Data:
         _say(f"writing the data to {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         Data(folder, TINY_WORKLOADS if tiny else WORKLOADS, TINY_SMALL_ROWS if tiny else SMALL_ROWS).write()
-    data = Data.load(folder)
-    data.warm()
-    return data
+    return Data.load(folder)
 
 
 def _measure(

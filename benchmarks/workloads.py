@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,15 +137,14 @@ class Data:
         (self.folder / "data.json").write_text(json.dumps({"workloads": workloads, "small_rows": self.small_rows}))
         os.sync()
 
-    def warm(self) -> None:
-        """Read every file once, so that all of them are in the page cache."""
-        for path in self._files():
+    def warm(self, name: str) -> None:
+        """Read every file of a workload once, so that all of them are in the page cache: a system may have taken back what was
+        not used for some minutes.
+        """
+        for path in sorted(self.folder.glob(f"{name}.*")):
             with path.open("rb", buffering=0) as file:
                 while file.read(2**22):
                     pass
-
-    def _files(self) -> Iterator[Path]:
-        return (path for path in sorted(self.folder.iterdir()) if path.is_file())
 
     def _car(self, name: str, layout: str, hash_function: str) -> Path:
         return self.folder / f"{name}.{layout}.{hash_function}.car"

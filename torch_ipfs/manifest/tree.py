@@ -263,8 +263,10 @@ class Manifest:
         if len(missing):
             found = self._find(missing)
             broken = [leaf for leaf in found if leaf.error is not None]
-            known = known.and_these([leaf for leaf in found if leaf.error is None])
-            at = known.locate(samples)
+            whole = [leaf for leaf in found if leaf.error is None]
+            known = known.and_these(whole)
+            # Each is one leaf further for each of these before it: they are few, and searched in half the time of all.
+            at += np.array([leaf.first for leaf in whole], dtype=np.int64).searchsorted(samples, side="right")
             is_kept = len(known.firsts) <= _KNOWN_LEAVES
             self._known = known if is_kept else known.only(distinct(at, len(known.firsts))[0])
         return self._locate_beside(broken, known, samples) if broken else self._locate_known(known, at, samples)
