@@ -279,11 +279,10 @@ def measure(rounds: int, tiny: bool, say: Callable[[str], None]) -> dict[str, Gr
         stack.callback(gateway.close)
         found = groups(node, rpc, gateway, folder, tiny)
         packed = put_dataset(rpc, folder, "packed", 2_000 if tiny else 85_000, "blake3")
-        found[PROXIED] = {}
+        found[PROXIED], cache = {}, Cache(folder / "proxied")
         for name, delay_s in ((NEAR, 0.0), (FAR, DELAY_S)):
             store = GatewayBlockstore(stack.enter_context(delay_proxy(node.gateway_port, delay_s)))
             stack.callback(store.close)
-            cache = Cache(folder / "proxied")
             found[PROXIED][name] = Task(
                 len(packed.cids), partial(_epoch_with, cache, store, packed, shuffle=False), cache.clear
             )
