@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -56,19 +57,21 @@ class BodyFile(io.RawIOBase):
         except TransportError:
             return False
 
-    def whole(self, limit_bytes: int) -> bytes:
-        """What is left of the body, all of it.
+    def pieces(self, limit_bytes: int) -> Iterator[bytes]:
+        """What is left of the body, as it comes.
 
         :raises TransportError: also where it has more than ``limit_bytes``.
         """
-        pieces: list[bytes] = []
         size_bytes = 0
         while piece := self.read(_PIECE_BYTES):
-            pieces.append(piece)
             size_bytes += len(piece)
             if size_bytes > limit_bytes:
                 raise self._transport.broken(f"the answer has over {limit_bytes} bytes", self._request)
-        return b"".join(pieces)
+            yield piece
+
+    def whole(self, limit_bytes: int) -> bytes:
+        """As :meth:`pieces`, all of them."""
+        return b"".join(self.pieces(limit_bytes))
 
     def readable(self) -> bool:
         return True

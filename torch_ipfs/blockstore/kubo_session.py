@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 CALLS = "/api/v0"
 """Below what ipfshttpclient is told that a node's calls are, wherever they are: it changes paths such as ``/a//b``."""
-_PIECE_BYTES = 2**16
 _MOST_BYTES = 2**28
 """Bytes of one answer, such as the list of all pins."""
 
@@ -51,7 +50,7 @@ class NodeAdapter:
             raise
         response = Response()
         response.status_code, response.url, response.request = 200, request.url, request
-        response.raw = _Body(self._transport, asked, body)
+        response.raw = _Body(asked, body)
         return response
 
     def close(self) -> None:
@@ -61,8 +60,8 @@ class NodeAdapter:
 class _Body:
     """A body in the form that a response of requests' reads."""
 
-    def __init__(self, transport: Transport, asked: Request, body: BodyFile) -> None:
-        self._transport, self._asked, self._body = transport, asked, body
+    def __init__(self, asked: Request, body: BodyFile) -> None:
+        self._body = body
         self._is_report_by_report = "progress=true" in asked.query.lower()
 
     def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
@@ -72,11 +71,7 @@ class _Body:
         if not self._is_report_by_report:
             yield self._body.whole(_MOST_BYTES)
             return
-        size_bytes = 0
-        while piece := self._body.read(_PIECE_BYTES):
-            size_bytes += len(piece)
-            if size_bytes > _MOST_BYTES:
-                raise self._transport.broken(f"the node's reports have over {_MOST_BYTES} bytes", self._asked)
+        for piece in self._body.pieces(_MOST_BYTES):
             if b"}" in piece:
                 self._body.allow_time()
             yield piece

@@ -193,15 +193,12 @@ def _iterated(samples: Any) -> Iterable[Any]:
         _check_gives_samples(samples.dataset)
         return samples
     _check_gives_samples(samples)
+    is_refused = isinstance(samples, str | bytes | bytearray | memoryview | type)
     is_map_style = isinstance(samples, Dataset) and not isinstance(samples, IterableDataset)
-    if (
-        not isinstance(samples, type)
-        and (is_map_style or not hasattr(samples, "__iter__"))
-        and hasattr(samples, "__getitem__")
-        and hasattr(samples, "__len__")
-    ):
+    is_indexed = hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
+    if not is_refused and is_indexed and (is_map_style or not hasattr(samples, "__iter__")):
         return _by_index(samples)
-    if isinstance(samples, str | bytes | bytearray | memoryview | type) or not hasattr(samples, "__iter__"):
+    if is_refused or not hasattr(samples, "__iter__"):
         raise OptionError(f"cannot write a {type(samples).__name__}: {_FORMS}")
     if getattr(samples, "ndim", None) == 0:
         raise OptionError(f"cannot write a {type(samples).__name__} of one number: {_FORMS}")
