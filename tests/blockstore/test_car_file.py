@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,26 @@ def write_car(path: Path, blocks: Sequence[tuple[CID, bytes]], roots: Sequence[C
 def blocks_of(count: int, size_bytes: int = 100) -> list[tuple[CID, bytes]]:
     datas = [number.to_bytes(size_bytes, "little") for number in range(count)]
     return [(CID.of(data), data) for data in datas]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sections_of_any_lengths_are_found(tmp_path: Path, seed: int) -> None:
+    """Also where many of one length, whose headers are asked for in advance, are followed by others, or by the file's end."""
+    choose = random.Random(seed)
+    lengths: list[int] = []
+    while sum(lengths) < 100 * 2**20:
+        length = choose.choice([1, 100, 128 * 2**10, choose.randrange(1, 2**21)])
+        lengths += [length] * choose.choice([1, 2, 3, choose.randrange(1, 200)])
+    path, cid = tmp_path / "sparse.car", CID.of(b"")
+    expected = []
+    with path.open("wb") as file:
+        car.write(file, [cid], [])
+        for length in lengths:
+            file.write(varint.encode(len(bytes(cid)) + length) + bytes(cid))
+            expected.append((cid, file.tell(), file.tell() + length))
+            file.seek(length, os.SEEK_CUR)
+        file.truncate()
+    assert list(car_map.MappedFile(str(path)).entries()) == expected
 
 
 class TestCarBlockstore(BlockstoreConformance):

@@ -21,6 +21,9 @@ MAX_SAME_KEY = 64
 
 _SIZE_CHECKED_EVERY = 64
 _LARGE_SECTION_BYTES = 128 * 2**10
+_SECTIONS_ASKED_FOR = 128
+_SECTION_HEADER_BYTES = 64
+"""More than the length and the CID of a section take."""
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would keep us waiting
 
 
@@ -79,17 +82,36 @@ class MappedFile:
         :raises CodecError: the file is no CAR, or is cut off.
         :raises TransportError: it was changed during the walk.
         """
+        end = length = asked = 0
+        large = False
         try:
             with blaming(self.path):
                 for number, entry in enumerate(car.scan(self.view)[1]):
                     if number % _SIZE_CHECKED_EVERY == 0:
                         self.check_size()
-                    if number == _SIZE_CHECKED_EVERY and entry[2] > number * _LARGE_SECTION_BYTES:
-                        # Reading 128 KiB ahead at each block's start would read most of the file.
-                        self.map.madvise(mmap.MADV_RANDOM)
+                    before, length_before, end = end, length, entry[2]
+                    length = end - before
+                    if large != (length >= _LARGE_SECTION_BYTES):
+                        large = not large
+                        # What the system reads ahead where a large section begins is its block: at each, most of the file.
+                        self.map.madvise(mmap.MADV_RANDOM if large else mmap.MADV_NORMAL)
+                    if large and length == length_before and end >= asked:
+                        asked = self._ask_for_headers(end, length)
                     yield entry
         finally:
             self.map.madvise(mmap.MADV_NORMAL)
+
+    def _ask_for_headers(self, position: int, length: int) -> int:
+        """Have the system read what stands before the next blocks, all at once and nothing of the blocks, where sections go
+        on to be of ``length`` bytes: one after the other, a disk takes as long for each as the walk for a hundred.
+
+        :returns: up to where in the file it was asked.
+        """
+        stop = min(position + _SECTIONS_ASKED_FOR * length, len(self.map) - _SECTION_HEADER_BYTES)
+        for header in range(position, stop, length):
+            page = header - header % mmap.PAGESIZE
+            self.map.madvise(mmap.MADV_WILLNEED, page, header - page + _SECTION_HEADER_BYTES)
+        return stop
 
 
 class OpenCar:
