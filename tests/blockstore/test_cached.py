@@ -282,6 +282,19 @@ def test_the_least_recently_used_go_first_also_of_a_cache_that_was_half_empty(tm
     assert [file_of(tmp_path, cid).exists() for cid in (a, b, c, d, e)] == [True, False, True, True, True]
 
 
+def test_blocks_where_another_version_had_them_are_made_room_with(tmp_path: Path) -> None:
+    blocks = blocks_of(20)
+    for cid, data in blocks[:10]:
+        name = cid.multihash.hex()
+        old = tmp_path / "blocks" / "blocks" / name[-2:] / name
+        old.parent.mkdir(parents=True, exist_ok=True)
+        old.write_bytes(data)
+    store = CachedBlockstore(DictStore(blocks), tmp_path, cache_bytes=10_000)
+    assert got(store, [cid for cid, _ in blocks[10:]]) == [data for _, data in blocks[10:]]
+    assert all(file_of(tmp_path, cid).exists() for cid, _ in blocks[10:])
+    assert bytes_of(tmp_path) == 10_000
+
+
 def test_what_a_clock_that_was_put_back_has_left_goes_first(tmp_path: Path) -> None:
     early, late = blocks_of(7)[:4], blocks_of(7)[4:]
     store = CachedBlockstore(DictStore([*early, *late]), tmp_path, 4000)

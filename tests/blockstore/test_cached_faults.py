@@ -189,6 +189,25 @@ def test_a_full_disk_is_no_cache_and_one_warning(
     assert len(warnings_of(caplog)) == 1
 
 
+def test_a_disk_that_is_full_from_the_start_is_no_cache_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocks = blocks_of(5, BIG)
+    cids, datas = [cid for cid, _ in blocks], [data for _, data in blocks]
+    store = CachedBlockstore(DictStore(blocks), tmp_path)
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: full)
+        assert got(store, cids) == datas
+        assert [store.get(cid) for cid in cids] == datas
+        assert store.stats()["limit_bytes"] == 0
+    assert len(warnings_of(caplog)) == 1
+    assert "ENOSPC" in caplog.text
+    monkeypatch.setattr(store._here().disk, "_no_writes_until", 0.0)  # a minute later
+    assert got(store, cids) == datas
+    assert len(files_of(tmp_path)) == 5
+
+
 def read_with_files_limited(blocks: list[tuple[CID, bytes]], cache: Path, most_bytes: int) -> None:
     store = CachedBlockstore(DictStore(blocks), cache)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))

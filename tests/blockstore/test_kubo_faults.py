@@ -127,6 +127,7 @@ def test_a_daemon_that_hangs_is_a_transport_error_in_time(own_kubo_node: KuboNod
         b'{"Keys": 5}',
         b'{"Keys": {"x": {"Type": "recursive"}}}',
         b"\xff\n\n",
+        b"[" * 4000,
     ],
 )
 def test_answers_of_another_form_are_transport_errors(answer: bytes):
@@ -138,6 +139,7 @@ def test_answers_of_another_form_are_transport_errors(answer: bytes):
             store.version,
             lambda: store.put(cid, data),
             lambda: store.pin(cid),
+            lambda: store.unpin(cid),
             lambda: store.import_car(io.BytesIO(as_car(cid, [(cid, data)]))),
             *([] if answer == b"{}" else [store.pins]),
             *([] if answer == b"" else [lambda: list(store.cids())]),
@@ -256,6 +258,14 @@ def test_a_node_that_drips_is_given_up_in_time_whatever_it_is_asked(start: bytes
         ):
             with pytest.raises(TransportError, match="too slow"):
                 call()
+        store.close()
+
+
+def test_an_error_too_deep_to_be_parsed_is_a_transport_error():
+    with serving(lambda _, c: c.answer(b"[" * 4000, 500)) as server:
+        store = KuboBlockstore(server.url, **options(retries=0))
+        with pytest.raises(TransportError, match="HTTP 500"):
+            store.get(block(1)[0])
         store.close()
 
 

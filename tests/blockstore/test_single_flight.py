@@ -43,7 +43,8 @@ def never() -> bool:
 
 def test_one_claims_a_block_at_a_time(tmp_path: Path) -> None:
     claims = claims_at(tmp_path / "locks")
-    assert claims is claims_at(tmp_path / "locks")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert claims is claims_at(tmp_path / "locks") is claims_at(tmp_path / "link" / "locks")
     assert claims.claim(A)
     assert not claims.claim(A)
     assert claims.claim(B)

@@ -135,6 +135,26 @@ def test_what_is_not_http_is_a_transport_error():
     assert "400, " not in str(caught.value)
 
 
+def test_the_rest_of_an_answer_that_is_longer_than_it_says_is_no_fault_of_the_next():
+    blocks = dict(block(number) for number in range(4))
+    wrong = list(blocks)[1]
+    rest: list[bytes] = []
+
+    def service(asked: Asked, connection: Connection) -> None:
+        if asked.cid == str(wrong):
+            connection.answer(blocks[wrong][:900])
+            rest.append(blocks[wrong][900:])
+        elif rest:
+            connection.send(rest.pop())
+        else:
+            holding(blocks)(asked, connection)
+
+    with gateway(service, in_flight=1, retries=0) as (store, _):
+        answers = dict(zip(blocks, store.get_many(blocks, return_exceptions=True), strict=True))
+    assert isinstance(answers.pop(wrong), HashMismatch)
+    assert answers == {cid: data for cid, data in blocks.items() if cid != wrong}
+
+
 def test_an_answer_with_headers_without_end_is_bounded():
     def service(_: Asked, connection: Connection) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\n")

@@ -134,14 +134,13 @@ class CacheEviction:
         return total <= limit_bytes
 
     def _evict(self, entry: CacheEntry) -> None:
-        path = self._files.path(entry.multihash_hex)
         try:
-            used_since = used_ns(os.lstat(path), time.time_ns()) > entry.used_ns
+            used_since = used_ns(os.lstat(entry.path), time.time_ns()) > entry.used_ns
         except OSError:
             return  # another process was here before
-        if not used_since and self._files.remove(entry.multihash_hex):
+        if not used_since and self._files.remove(entry.path):
             self._usage.add(-entry.size_bytes)
-            self._evicted(entry.multihash_hex)
+            self._evicted(os.path.basename(entry.path))  # noqa: PTH119 - text
 
     def _walk(self, coming_bytes: int) -> None:
         """Find the oldest blocks, and count all while at it."""

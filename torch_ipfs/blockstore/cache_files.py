@@ -45,11 +45,11 @@ _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 
 @dataclass(frozen=True, slots=True, order=True)
 class CacheEntry:
-    """A block's file, oldest first. ``multihash_hex`` is its name."""
+    """A block's file, oldest first. It may be where no block is looked for, as another version of this cache had it."""
 
     used_ns: int
     size_bytes: int
-    multihash_hex: str
+    path: str
 
 
 def used_ns(status: os.stat_result, now_ns: int) -> int:
@@ -164,10 +164,10 @@ class CacheFiles:
         except OSError:
             return default_ns
 
-    def remove(self, multihash_hex: str) -> bool:
-        """Whether the block was there to be removed."""
+    def remove(self, path: str) -> bool:
+        """Whether a block's file was there to be removed."""
         try:
-            os.unlink(self.path(multihash_hex))  # noqa: PTH108 - text
+            os.unlink(path)  # noqa: PTH108 - text
         except OSError:
             return False
         return True
@@ -180,7 +180,7 @@ class CacheFiles:
                 with suppress(OSError, ValueError):  # gone since, or somebody else's
                     bytes.fromhex(file.name)
                     status = file.stat(follow_symlinks=False)
-                    yield CacheEntry(used_ns(status, now_ns), status.st_size, file.name)
+                    yield CacheEntry(used_ns(status, now_ns), status.st_size, file.path)
 
     def half_written_bytes(self, prefix: str = "") -> int:
         """The bytes of what is being written to files whose names begin so."""

@@ -129,8 +129,9 @@ class CachedBlockstore:
 
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
         """As the protocol has it; what the cache lacks is asked of the store below by its own ``get_many``."""
-        blocks = self._here().blocks
-        if self.is_uncached and blocks.check.is_needless:
+        here = self._here()
+        blocks = here.blocks
+        if here.disk.is_off and blocks.check.is_needless:
             return blocks.as_they_come(cids, return_exceptions=return_exceptions)
         reads = CachedReads(blocks, self._window_bytes)
         return reads.answers(cids, return_exceptions=return_exceptions)

@@ -81,20 +81,25 @@ class DiskCache:
         self._is_swept = False
 
     @property
+    def is_off(self) -> bool:
+        """Whether no cache is wanted."""
+        return self._limit_bytes == 0
+
+    @property
     def is_writable(self) -> bool:
         """Whether it is worth trying to write; not for some time after it failed."""
-        return self._limit_bytes != 0 and time.monotonic() >= self._no_writes_until
+        return not self.is_off and time.monotonic() >= self._no_writes_until
 
     def has(self, multihash: bytes) -> bool:
         """Whether the block is there; it is not checked."""
-        return self._limit_bytes != 0 and os.path.lexists(self._files.path(multihash.hex()))
+        return not self.is_off and os.path.lexists(self._files.path(multihash.hex()))
 
     def read(self, multihash: bytes, *, most_unchecked_bytes: int = MAX_BLOCK_BYTES) -> Block | Unchecked | None:
         """The block, if it is there and its hash is right.
 
         :param most_unchecked_bytes: a block over this that would have to be hashed is answered by :class:`Unchecked`.
         """
-        if len(multihash) > LONGEST_MULTIHASH_BYTES or self._limit_bytes == 0:
+        if len(multihash) > LONGEST_MULTIHASH_BYTES or self.is_off:
             return None
         path = self._files.path(multihash.hex())
         for kept in (self._copies, self._maps):
@@ -186,7 +191,7 @@ class DiskCache:
 
     def pack(self, node: CID) -> Pack | None:
         """The pack of what a node links to, if it is there. :meth:`read` finds its blocks then."""
-        if self._limit_bytes == 0:
+        if self.is_off:
             return None
         key = key_of(node.multihash)
         path = self._files.path(key.hex())
@@ -253,10 +258,11 @@ class DiskCache:
             return 0
 
     def limit_bytes(self) -> int:
-        """The bound in force."""
+        """The bound in force; 0 while there is room for no block."""
         try:
             return self._limit()
-        except OSError:
+        except OSError as error:
+            self.cannot_write(error)
             return 0
 
     def give_back(self) -> None:
@@ -276,7 +282,10 @@ class DiskCache:
         if self._limit_bytes is None:
             folder = self._files.folder
             disk = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir()))
-            self._limit_bytes = min(disk.total // 10, (disk.free + self.total_bytes()) // 2)
+            limit_bytes = min(disk.total // 10, (disk.free + self.total_bytes()) // 2)
+            if limit_bytes < MAX_BLOCK_BYTES:  # there may be room later, and what is there can be read
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._limit_bytes = limit_bytes
         return self._limit_bytes
 
     def _touch(self, file: int | str, status: os.stat_result) -> None:
@@ -293,11 +302,11 @@ class DiskCache:
             self._checked[multihash] = identity
 
     def _remove_bad(self, multihash: bytes, size: int) -> None:
-        name = multihash.hex()
-        logger.warning("a cached block has gone bad and is fetched again: %s", self._files.path(name))
+        path = self._files.path(multihash.hex())
+        logger.warning("a cached block has gone bad and is fetched again: %s", path)
         with self._mutex:
             self.bad_blocks += 1
-        if self._files.remove(name):
+        if self._files.remove(path):
             try:
                 self._eviction.removed(size)
             except OSError as error:

@@ -207,7 +207,7 @@ class KuboBlockstore(RemoteBlockstore):
         raise TransportError("the node broke off before it had pinned everything", cid=cid, source=self.source)
 
     def unpin(self, cid: CID) -> None:
-        self._ask(cid, lambda node: node.pin.rm(str(cid)))
+        self._ask(cid, lambda node: node.pin.rm(str(cid))["Pins"])
 
     def pins(self) -> dict[CID, str]:
         return self._pins("recursive") | self._pins("direct")
@@ -275,7 +275,7 @@ class KuboBlockstore(RemoteBlockstore):
             raise TransportError(
                 f"the node did not answer: {self._transport.describe(failure)}", cid=cid, source=self.source
             ) from None
-        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as failure:
+        except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as failure:
             # ipfshttpclient asserts how many values an answer has
             raise TransportError(
                 f"is this Kubo's RPC? Its answer has another form: {self._transport.describe(failure)}",

@@ -21,7 +21,7 @@ def judge(refusal: Refusal, request: Request, source: str) -> Exception:
     """What is raised for an answer other than 200."""
     try:
         words = json.loads(refusal.text)["Message"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return later_or_broken(refusal, request, source)
     words = str(words)
     if any(sign in words for sign in _ENDING):
@@ -46,7 +46,7 @@ def values(answer: bytes, source: str) -> list[dict[str, Any]]:
     """
     try:
         lines = [json.loads(line) for line in answer.splitlines() if line.strip()]
-    except ValueError:
+    except (ValueError, RecursionError):
         lines = [None]
     if not all(isinstance(line, dict) for line in lines):
         raise TransportError("is this Kubo's RPC? Lines of JSON objects were expected", source=source)

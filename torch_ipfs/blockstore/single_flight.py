@@ -36,7 +36,7 @@ _FLOCK = {
 
 def claims_at(path: Path) -> Claims:
     """The one table of claims that this process has for the lock file at ``path``, which need not exist."""
-    key = (os.getpid(), str(path.absolute()))
+    key = (os.getpid(), os.path.realpath(path))  # a link to the folder is the folder
     return _CLAIMS.get(key) or _CLAIMS.setdefault(key, Claims(path))
 
 

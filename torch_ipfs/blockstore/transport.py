@@ -256,12 +256,13 @@ class Transport:
     async def _asked(
         self, session: aiohttp.ClientSession, request: Request, url: yarl.URL, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        """The answer of one host. A call of a node's that sends nothing is sent once more, at once, where its connection is
-        gone, as aiohttp does with a GET: a connection that was kept may be closed at that moment.
+        """The answer of one host. What sends nothing is sent once more, at once, where what comes is not HTTP: on a connection
+        that was kept it may be the rest of an answer before, which was longer than it said. So is a call of a node's whose
+        connection is gone, as aiohttp does with a GET: one that was kept may be closed at that moment.
         """
         import aiohttp
 
-        again = request.method == "POST" and request.body is None
+        again = request.body is None
         while True:
             self.counts["requests"] += 1
             try:
@@ -273,12 +274,15 @@ class Transport:
                     allow_redirects=False,
                     proxy=environment_proxy(url.scheme, url.host or "", url.port),
                 )
-            except aiohttp.ClientConnectorError:
+            except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError):
                 raise
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                if not again or request.method != "POST":
+                    raise
+            except aiohttp.ClientResponseError:
                 if not again:
                     raise
-                again = False
+            again = False
 
     def _target(self, response: aiohttp.ClientResponse, request: Request) -> yarl.URL:
         """Where a redirect leads, if one may go there."""
