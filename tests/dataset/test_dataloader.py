@@ -237,13 +237,15 @@ def test_a_shallow_copy_has_workers_and_a_run_of_its_own(car: Written) -> None:
             assert sorted(indices(ours)) == sorted(whole) != indices(ours)
 
 
-def test_a_shallow_copy_of_a_loader_stands_where_that_one_stood(car: Written) -> None:
-    loader = make_dataloader(shuffled(car))
-    batches = iter(loader)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda original: pickle.loads(pickle.dumps(original))])
+@pytest.mark.parametrize("made", [lambda dataset: dataset, make_dataloader], ids=["dataset", "loader"])
+def test_a_copy_stands_where_the_original_stood(made: Any, copied: Any, car: Written) -> None:
+    original = made(shuffled(car))
+    batches = iter(original)
     next(batches)
-    copied, state = copy.copy(loader), loader.state_dict()
+    other, state = copied(original), original.state_dict()
     next(batches)
-    assert copied.state_dict() == state != loader.state_dict()
+    assert other.state_dict() == state != original.state_dict()
 
 
 def test_torchs_loader_sees_the_same(car: Written) -> None:

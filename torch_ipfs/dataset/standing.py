@@ -27,6 +27,14 @@ class Position(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """How far a pass had come when what counts it was copied: the copy's own run stands there."""
+
+    epoch: int
+    position: int
+
+
 @dataclass(slots=True)
 class Standing:
     """Epoch, start and progress of the passes of one dataset.
@@ -109,7 +117,8 @@ class Standing:
         return dataclasses.replace(self, latest=None, start=0, control=SharedControl(), loaded_in_worker=False)
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        return None, {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"latest": None}
+        latest = None if self.latest is None else Stood(self.latest.epoch, self.latest.position)
+        return None, {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"latest": latest}
 
 
 def check_resumable(cursor: Cursor, manifest: Manifest, *, shuffle: bool, seed: int) -> None:
