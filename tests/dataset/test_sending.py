@@ -110,6 +110,7 @@ def _with_a_lock(sample: dict[str, Any]) -> Any:
         (DataLoader, torch_ipfs.IPFSIterableDataset),
         (DataLoader, torch_ipfs.IPFSMapDataset),
         (StatefulDataLoader, torch_ipfs.IPFSIterableDataset),
+        (StatefulDataLoader, torch_ipfs.IPFSMapDataset),
     ],
 )
 def test_what_cannot_be_sent_is_an_error_with_torchs_loaders_too(loader: Any, kind: Any, tmp_path: Path) -> None:

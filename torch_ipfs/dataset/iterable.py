@@ -24,7 +24,6 @@ from torch_ipfs.dataset.second_share import check_shared_once
 from torch_ipfs.dataset.sending import send_small_tensors_by_value
 from torch_ipfs.dataset.shared import SharedCounters, Told, ToldPasses
 from torch_ipfs.dataset.standing import Position, Standing, check_resumable
-from torch_ipfs.dataset.workers import send_errors
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.schema import Schema
 from torch_ipfs.manifest.tree import Manifest
@@ -227,7 +226,6 @@ class IPFSIterableDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         """A pass over what this rank and worker read of the epoch, from where a loaded state stands."""
         send_small_tensors_by_value()
-        send_errors()
         told = None
         if self._followed is not None and get_worker_info():
             told = self._followed.next_in_worker()  # counted whatever comes of it, as the loader does

@@ -22,7 +22,6 @@ from torch_ipfs.dataset.passes import transformed
 from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.dataset.row import Rows, with_schema
 from torch_ipfs.dataset.sending import send_small_tensors_by_value
-from torch_ipfs.dataset.workers import send_errors
 from torch_ipfs.manifest.tree import Manifest
 
 Int64s = npt.NDArray[np.int64]
@@ -105,7 +104,6 @@ class IPFSMapDataset(Dataset[Any]):
         :raises IndexError: one is outside of the dataset.
         """
         send_small_tensors_by_value()
-        send_errors()
         samples = _checked(indices, len(self))
         with self._lock:
             return self._read(samples)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch_ipfs.dataset.workers  # noqa: F401 - worker processes that have a dataset tell of what they cannot send
 from torch_ipfs.blockstore.base import Block, Blockstore, source_of
 from torch_ipfs.blockstore.endpoint import without_secrets
 from torch_ipfs.blockstore.open import Source, is_network, open_cached

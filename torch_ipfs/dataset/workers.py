@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import traceback
 import weakref
 from collections.abc import Iterable
 from multiprocessing import current_process
@@ -84,21 +83,19 @@ def _make_room_for_sockets() -> None:
     current_process()._config["tempdir"] = short  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def send_errors() -> None:
-    """In a DataLoader worker, from now on: tell the training loop of what cannot be sent to it. Elsewhere nothing happens.
+_print_error: Any = Queue._on_queue_feeder_error  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
+    """In a DataLoader worker, tell the training loop of an ``item`` that could not be sent to it, not just standard error.
 
     What a worker has read is pickled by a thread of its queue, which would print the error and go on to the next: the
     training loop would wait for ever.
     """
-    if get_worker_info() is not None:
-        Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does
-
-
-def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
-    """Called in place of what multiprocessing does with an ``item`` that it could not send."""
     worker: Any = current_process()
-    if not any(queue is given for given in worker._args):  # noqa: SLF001 - of the queues, the training loop has this one
-        traceback.print_exception(error)
+    # Of the queues that a worker is given, the training loop has this one.
+    if get_worker_info() is None or not any(queue is given for given in worker._args):  # noqa: SLF001
+        _print_error(error, item)
         return
     step, output = item
     where = "in a DataLoader worker process as it sent what it had read, which must pickle"
@@ -106,6 +103,11 @@ def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
     if isinstance(output, tuple) and worker._target.__module__.startswith("torchdata."):  # noqa: SLF001 - whose workers send their state beside it
         failed = (failed, *output[1:])
     queue.put((step, failed))
+
+
+# As concurrent.futures does. Not just when a dataset is first read: torchdata's workers have sent something by then, and the
+# thread has begun.
+Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def can_go_on(iterator: object) -> bool:
