@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ChainDataset, DataLoader, Dataset, IterableDataset, TensorDataset
 
 import torch_ipfs
 from torch_ipfs.blockstore.memory import MemoryBlockstore
@@ -219,6 +219,7 @@ def test_options_that_cannot_be(options: dict[str, Any], match: str) -> None:
         (torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4), "gives batches"),
         (torch_ipfs.make_dataloader(torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4)), "gives batches"),
         (torch_ipfs.IPFSDataLoader(MemoryBlockstore()), "gives batches"),
+        (ChainDataset([torch_ipfs.IPFSIterableDataset(CID.of(b"x"), batch_size=4)]), "gives batches"),
         ({"a", "b"}, "a set has no order"),
         (MapStyle, "cannot write a type"),
     ],

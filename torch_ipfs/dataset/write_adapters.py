@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ChainDataset, DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torch_ipfs.dataset.arguments import checked_columns
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
@@ -214,6 +214,9 @@ def _check_gives_samples(iterated: Any) -> None:
         raise OptionError("an IPFSDataLoader gives batches, not samples: write IPFSIterableDataset(cid, source)")
     if isinstance(iterated, set | frozenset):
         raise OptionError("a set has no order that a dataset could have: write sorted(samples)")
+    if isinstance(iterated, ChainDataset) and isinstance(iterated.datasets, Sequence):
+        for dataset in iterated.datasets:
+            _check_gives_samples(dataset)
 
 
 def _by_index(samples: Any) -> Iterator[Any]:
