@@ -403,3 +403,10 @@ def test_how_much_samples_take_is_told_by_a_later_node_where_the_first_is_missin
     with pytest.warns(UserWarning, match=f"{2 * len(lost)} samples could not be read"):
         read = [int(sample["x"]) for sample in IPFSIterableDataset(root, store, on_error="skip")]
     assert read == list(range(2 * len(lost), 12))
+    with pytest.raises(torch_ipfs.BlockNotFound) as caught:
+        list(IPFSIterableDataset(root, store, on_error="skip", shuffle=True))
+    assert "shuffle=ShuffleOptions(...)" in caught.value.__notes__[0]
+    options = torch_ipfs.ShuffleOptions(lanes=2, unit_rows=1, window_rows=4)
+    with pytest.warns(UserWarning, match="could not be read"):
+        shuffled = list(IPFSIterableDataset(root, store, on_error="skip", shuffle=options))
+    assert sorted(int(sample["x"]) for sample in shuffled) == read

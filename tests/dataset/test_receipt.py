@@ -108,3 +108,13 @@ def test_no_such_step(written: Write, epoch: int, step: int, named: str) -> None
 def test_an_empty_dataset_has_no_step(written: Write) -> None:
     with pytest.raises(torch_ipfs.OptionError, match=r"step must be a whole number in \[0, 0\)"):
         IPFSIterableDataset(*written(n=0), batch_size=8).samples_at(0, 0)
+
+
+@pytest.mark.parametrize("layout", ["packed", "embedded", "samples"])
+def test_nodes_that_are_left_out_are_named_as_if_they_were_there(written: Write, layout: str) -> None:
+    cid, path = written(layout=layout)
+    car = CarBlockstore(path)
+    only_root = MemoryBlockstore({cid: bytes(car.get(cid))})
+    receipt = IPFSIterableDataset(cid, only_root, batch_size=8, on_error="skip").samples_at(0, 3)
+    assert receipt.samples.tolist() == list(range(24, 32))
+    assert receipt.cids == (None,) * 8

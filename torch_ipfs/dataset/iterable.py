@@ -15,6 +15,7 @@ from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.arguments import check_function, checked_columns, checked_count, whole_number
 from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
+from torch_ipfs.dataset.leaves import BROKEN
 from torch_ipfs.dataset.opening import Opening
 from torch_ipfs.dataset.passes import Given, Pass, Progress
 from torch_ipfs.dataset.ranks import Ranks, checked_ranks, found_ranks, this_topology
@@ -204,7 +205,14 @@ class IPFSIterableDataset(IterableDataset[Any]):
             return self._standing.shuffle
         if isinstance(self.shuffle, ShuffleOptions):
             return self.shuffle
-        return ShuffleOptions.for_dataset(self.manifest.num_samples, self.manifest.shard_rows)
+        try:
+            return ShuffleOptions.for_dataset(self.manifest.num_samples, self.manifest.shard_rows)
+        except BROKEN as error:
+            error.add_note(
+                "The default shuffle follows from this node, which may not be left out: every reader has to find the same order. "
+                "That of shuffle=ShuffleOptions(...), or of a state that was saved, needs no node"
+            )
+            raise
 
     def samples_at(self, epoch: int, step: int, *, start: int = 0) -> GlobalBatch:
         """The receipt of a step: what all ranks together read, or are to read, at ``step`` of ``epoch``, each a batch (or a
@@ -219,7 +227,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
             self.manifest.root_node, self.manifest.num_samples, self._shuffle_options(), self.seed, checked_epoch(epoch)
         )
         partition = self._partition(self._topology.world_size, checked_count("start", start))
-        return global_batch(self.manifest, partition, order, epoch, step)
+        skips_broken = self.on_error != "raise"
+        return global_batch(self.manifest, partition, order, epoch, step, skips_broken=skips_broken)
 
     # A pass.
 

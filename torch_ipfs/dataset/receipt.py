@@ -25,7 +25,8 @@ class GlobalBatch:
     :param positions: places in the epoch's order, shape (n,). Those that padding repeats stand at the end, from 0 on.
     :param ranks: which rank reads each, shape (n,).
     :param samples: their indices in the dataset, shape (n,).
-    :param cids: the CID of each where it is a block of its own (layout "samples"), else ``None``.
+    :param cids: the CID of each where it is a block of its own (layout "samples"), else ``None``; so too where the node that says
+        it is left out as missing or broken.
     """
 
     epoch: int
@@ -39,9 +40,12 @@ class GlobalBatch:
         return len(self.positions)
 
 
-def global_batch(manifest: Manifest, partition: Partition, order: Order, epoch: int, step: int) -> GlobalBatch:
+def global_batch(
+    manifest: Manifest, partition: Partition, order: Order, epoch: int, step: int, *, skips_broken: bool = False
+) -> GlobalBatch:
     """What is read at ``step`` of ``partition`` in ``order``.
 
+    :param skips_broken: whether nodes that are missing or broken are left out.
     :raises OptionError: there is no such step.
     """
     steps, number = partition.num_steps(0), whole_number(step)
@@ -54,11 +58,14 @@ def global_batch(manifest: Manifest, partition: Partition, order: Order, epoch: 
     positions = np.concatenate(shares)
     samples = order.samples(positions)
     ranks = np.repeat(np.arange(partition.world_size), [len(share) for share in shares])
-    return GlobalBatch(epoch, number, positions, ranks, samples, _cids(manifest, samples))
+    return GlobalBatch(epoch, number, positions, ranks, samples, _cids(manifest, samples, skips_broken))
 
 
-def _cids(manifest: Manifest, samples: Int64s) -> tuple[CID | None, ...]:
-    leaves, member, rows = manifest.locate(samples)
+def _cids(manifest: Manifest, samples: Int64s, skips_broken: bool) -> tuple[CID | None, ...]:
+    locate = manifest.locate_or_broken if skips_broken else manifest.locate
+    leaves, member, rows = locate(samples)
+    if skips_broken:
+        manifest.forget_broken()
     cids: list[CID | None] = []
     for sample, i, row in zip(samples.tolist(), member.tolist(), rows.tolist(), strict=True):
         leaf = leaves[i]
