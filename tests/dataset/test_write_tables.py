@@ -161,9 +161,38 @@ def test_slices_as_other_libraries_make_them() -> None:
     text = pa.StringArray.from_buffers(2, pa.py_buffer(further.tobytes()), pa.py_buffer(b"...abc"))
     lists = pa.ListArray.from_arrays(pa.array(further), pa.array(range(6)))
     none = pa.ListArray.from_arrays(pa.array([0, 0, 0], pa.int32()), text)
-    clean = pa.table({"t": ["a", "bc"], "l": [[3], [4, 5]], "n": pa.array([[], []], pa.list_(pa.string()))})
+    within = pa.StringArray.from_buffers(2, pa.py_buffer(further.tobytes()), pa.py_buffer(b"...abcdefghijkl"))
+    clean = {"t": ["a", "bc"], "l": [[3], [4, 5]], "n": pa.array([[], []], pa.list_(pa.string())), "w": ["a", "bc"]}
     store = MemoryBlockstore()
-    assert write_dataset(pa.table({"t": text, "l": lists, "n": none}), store) == write_dataset(clean, store)
+    table = pa.table({"t": text, "l": lists, "n": none, "w": within})
+    assert write_dataset(table, store) == write_dataset(pa.table(clean), store)
+
+
+def test_parts_of_fixed_binary_are_those_rows() -> None:
+    """Which older versions write from the first row on, once cast to binary."""
+    keys = [bytes([i] * 16) for i in range(9)]
+    part = pa.table({"x": pa.array(keys, pa.binary(16))}).slice(3, 4)
+    store = MemoryBlockstore()
+    assert write_dataset(part, store) == write_dataset({"x": keys[3:7]}, store)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_extension_types_within_lists_and_structs_are_what_they_store(rows: int) -> None:
+    keys = pa.ExtensionArray.from_storage(_Key(), pa.array([b"a", b"b", b"c"]))
+    nested = {"l": pa.ListArray.from_arrays([0, 1, 3], keys), "s": pa.StructArray.from_arrays([keys[1:]], ["k"])}
+    bare = {"l": pa.array([[b"a"], [b"b", b"c"]]), "s": pa.array([{"k": b"b"}, {"k": b"c"}])}
+    store = MemoryBlockstore()
+    # A table of no rows as those have who filter a stream: without a chunk.
+    table = pa.table(nested) if rows else pa.Table.from_batches([], pa.table(nested).schema)
+    assert write_dataset(table, store) == write_dataset(pa.table(bare)[:rows], store)
+
+
+class _Key(pa.ExtensionType):
+    def __init__(self) -> None:
+        super().__init__(pa.binary(), "tests.key")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
 
 
 @pytest.mark.parametrize("view", [pa.list_view, pa.large_list_view])
@@ -173,6 +202,22 @@ def test_list_views_are_lists(view: Any) -> None:
     lists = pa.array(values, pa.list_(pa.struct([("a", pa.list_(pa.string()))])))
     store = MemoryBlockstore()
     assert write_dataset(pa.table({"x": viewed}), store) == write_dataset(pa.table({"x": lists}), store)
+
+
+def test_list_views_of_text_views_are_lists_of_text() -> None:
+    values = [["a text of more than twelve letters"], None, ["b", None]]
+    viewed = pa.array([["x"], *values], pa.list_view(pa.string_view()))[1:]
+    store = MemoryBlockstore()
+    assert write_dataset(pa.table({"x": viewed}), store) == write_dataset({"x": values}, store)
+
+
+def test_null_in_lists_of_a_fixed_size_wherever_they_are() -> None:
+    values = [[[1, None]], [[2, 3], [4, 5]]]
+    lists = pa.array(values, pa.list_view(pa.list_(pa.int64(), 2)))
+    categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3, 4, 5]), pa.array([1, None, 2, 3, 4, 5]))
+    chosen = pa.ListArray.from_arrays([0, 1, 3], pa.FixedSizeListArray.from_arrays(categories, 2))
+    store = MemoryBlockstore()
+    assert write_dataset({"x": lists, "c": chosen}, store) == write_dataset({"x": values, "c": values}, store)
 
 
 def test_a_category_may_stand_for_null() -> None:

@@ -100,9 +100,7 @@ def _joined(values: Any) -> Any:
     """A chunked array as one array."""
     if values.num_chunks:
         return values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks)
-    if isinstance(values.type, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(values.type, pa.array([], values.type.storage_type))
-    return pa.array([], values.type)
+    return pa.nulls(0, values.type)
 
 
 def table_columns(table: Any) -> dict[str, InputColumn]:
