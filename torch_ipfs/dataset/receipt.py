@@ -25,8 +25,8 @@ class GlobalBatch:
     :param positions: places in the epoch's order, shape (n,). Those that padding repeats stand at the end, from 0 on.
     :param ranks: which rank reads each, shape (n,).
     :param samples: their indices in the dataset, shape (n,).
-    :param cids: the CID of each where it is a block of its own (layout "samples"), else ``None``; so too where the node that says
-        it is left out as missing or broken.
+    :param cids: the CID of each where it is a block of its own (layout "samples"), else ``None``; so too where the node
+        that says it is left out as missing or broken.
     """
 
     epoch: int
