@@ -209,8 +209,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
             return ShuffleOptions.for_dataset(self.manifest.num_samples, self.manifest.shard_rows)
         except BROKEN as error:
             error.add_note(
-                "the default shuffle follows from this node, so that all readers find the same order; shuffle=ShuffleOptions(...), "
-                "and a state that was saved, need no node"
+                "the default shuffle follows from this node, so that all readers find the same order; "
+                "shuffle=ShuffleOptions(...), and a state that was saved, need no node"
             )
             raise
 
