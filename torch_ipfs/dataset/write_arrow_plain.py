@@ -45,7 +45,7 @@ def has_null_items(values: Any) -> bool:
 def _is_list(kind: Any) -> bool:
     types = pa.types
     is_view = types.is_list_view(kind) or types.is_large_list_view(kind)
-    return is_view or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_view or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _is_dressed(kind: Any) -> bool:
