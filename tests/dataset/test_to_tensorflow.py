@@ -155,6 +155,13 @@ class TestElements:
         one = IPFSIterableDataset(*car, transform=transform).to_tensorflow()
         assert [int(sample["i"]) for sample in one.take(3)] == [0, 1, 2]
 
+    @pytest.mark.parametrize("batch_size", [None, 2])
+    def test_numbers_that_numpy_lacks(self, car: Written, batch_size: int | None) -> None:
+        dataset = IPFSIterableDataset(
+            *car, batch_size=batch_size, transform=lambda _: {"half": torch.tensor(1.5, dtype=torch.bfloat16)}
+        )
+        assert set(next(iter(dataset.to_tensorflow()))["half"].numpy().flatten().tolist()) == {1.5}
+
     @pytest.mark.parametrize(
         "transform",
         [

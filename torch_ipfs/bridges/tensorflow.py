@@ -203,7 +203,7 @@ def _array(value: Any, field: Field, dtype: Any) -> npt.NDArray[Any]:
         field = field.item
     if dtype.name == "string":
         return np.array(_encoded(value), dtype=object)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):  # the second is one element of a column
         return _numbers(value, field.dtype, dtype)
     if isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value):
         return np.stack([_array(item, field, dtype) for item in value])
@@ -212,8 +212,9 @@ def _array(value: Any, field: Field, dtype: Any) -> npt.NDArray[Any]:
     return np.asarray(value, dtype=dtype.as_numpy_dtype)
 
 
-def _numbers(array: npt.NDArray[Any], storage: str, dtype: Any) -> npt.NDArray[Any]:
-    """:param array: of the storage dtype of ``storage``, a key of ``schema.STORAGE``."""
+def _numbers(value: npt.NDArray[Any] | np.generic, storage: str, dtype: Any) -> npt.NDArray[Any]:
+    """:param value: of the storage dtype of ``storage``, a key of ``schema.STORAGE``."""
+    array = np.asarray(value)
     if storage == "bfloat16" == dtype.name:
         bits: npt.NDArray[Any] = array.view(dtype.as_numpy_dtype)
         return bits
