@@ -195,6 +195,11 @@ def test_text_that_is_no_cid(text: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+def test_a_cidv0_that_is_cut_says_how_long_it_is() -> None:
+    with pytest.raises(CodecError, match="Qm has 46 characters, not 45"):
+        CID.parse(V0[:-1])
+
+
 def test_unknown_names() -> None:
     with pytest.raises(CodecError, match="unknown codec 'dag-xml'; known are"):
         CID.of(b"", "dag-xml")

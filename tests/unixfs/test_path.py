@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.unixfs.dags import Recorder
@@ -121,9 +123,9 @@ def test_a_uri_that_is_no_utf8_is_refused(store: Recorder) -> None:
         unixfs.resolve(store, f"ipfs://{LEAF}/%ff")
 
 
-@pytest.mark.parametrize("path", ["", "/", "/ipfs/", "ipfs://", "hello", "/ipfs/hello/world", "ipfs/x", "../x"])
+@pytest.mark.parametrize("path", ["", "/", "/ipfs/", "ipfs://", "hello", "/ipfs/hello/world", "ipfs/x", "/a.car"])
 def test_what_names_no_cid_is_refused(store: Recorder, path: str) -> None:
-    with pytest.raises(CodecError):
+    with pytest.raises(CodecError, match=re.escape(repr(path))):
         unixfs.resolve(store, path)
 
 

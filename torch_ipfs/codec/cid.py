@@ -99,7 +99,9 @@ class CID:
 
         :raises CodecError: it is none. For ``/ipfs/CID/path`` see :mod:`torch_ipfs.unixfs`.
         """
-        is_v0 = len(text) == 46 and text.startswith("Qm")
+        is_v0 = text.startswith("Qm")
+        if is_v0 and len(text) != 46:
+            raise CodecError(f"not a CID: one that begins with Qm has 46 characters, not {len(text)}: {text[:80]!r}")
         try:
             binary = multibase.decode_base58btc(text) if is_v0 else multibase.decode(text)
         except CodecError as error:

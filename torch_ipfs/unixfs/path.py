@@ -10,7 +10,7 @@ import urllib.parse
 from torch_ipfs import codec
 from torch_ipfs.blockstore.base import Blockstore, source_of
 from torch_ipfs.codec.cid import DAG_CBOR, DAG_JSON, DAG_PB, CID
-from torch_ipfs.errors import BlockNotFound, OptionError
+from torch_ipfs.errors import BlockNotFound, CodecError, OptionError
 from torch_ipfs.unixfs import directory
 
 MAX_BARE_LINKS = 32
@@ -56,7 +56,11 @@ def parse_path(path: str | CID) -> tuple[CID, list[str]]:
             segments.pop()
         elif segment not in ("", "."):
             segments.append(segment)
-    return CID.parse(root), segments
+    try:
+        return CID.parse(root), segments
+    except CodecError as error:
+        named = "" if root == path else f" (in {path[:200]!r})"
+        raise CodecError(f"{error.reason}{named}") from None
 
 
 def _content_path(path: str) -> str:
