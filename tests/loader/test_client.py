@@ -217,6 +217,13 @@ class TestDagGet:
         assert sorted(labels(loader)) == list(range(N))
         assert set(client.asked) >= {f"QmSample{i}CID" for i in range(N)}
         assert loader.to_pytorch().num_workers == 0
+        here = loader.to_pytorch(num_workers=2, persistent_workers=True, prefetch_factor=4)
+        assert sorted(i for _, numbers in here for i in numbers.tolist()) == list(range(N))
+
+    def test_workers_of_to_pytorch_alone_have_a_copy_too(self) -> None:
+        client = fake()
+        loader = loader_of(client, "QmEmbedded", prefetch=0)
+        assert sorted(i for _, numbers in loader.to_pytorch(num_workers=1) for i in numbers.tolist()) == list(range(N))
 
     def test_one_that_pickles_is_copied_for_workers(self) -> None:
         client = fake()

@@ -182,12 +182,18 @@ class TestArguments:
             {"seed": "x"},
             {"on_error": "ignore"},
             {"shuffle": "yes"},
+            {"drop_last": "no"},
             {"rank": 1},
         ],
     )
     def test_what_cannot_work_is_a_value_error(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             IPFSDataLoader(MemoryBlockstore(), **options)
+
+    @pytest.mark.parametrize("options", [{"num_workers": "2"}, {"collate_fn": "list"}, {"batch_size": "4"}])
+    def test_so_are_options_of_to_pytorch(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(options))):
+            loader_of(*embedded(N)).to_pytorch(**options)
 
     def test_whole_numbers_are_of_any_type(self) -> None:
         two: Any = np.int64(2)

@@ -7,6 +7,8 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from torch_ipfs.errors import OptionError
 
 
@@ -37,6 +39,12 @@ def checked_count(name: str, given: Any, *, least: int = 0, below: float = math.
     if number is None or not least <= number < below:
         raise OptionError(f"{name} must be a whole number of at least {least}, but is {given!r}")
     return number
+
+
+def check_switch(name: str, given: object) -> None:
+    """:raises OptionError: ``given`` is neither true nor false; a text such as "no" would count as true."""
+    if not isinstance(given, bool | np.bool_):
+        raise OptionError(f"{name} must be True or False, but is {given!r}")
 
 
 def check_function(name: str, given: object, of: str) -> None:

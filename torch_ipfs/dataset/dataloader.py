@@ -45,6 +45,7 @@ class IPFSStatefulDataLoader(StatefulDataLoader):  # type: ignore[misc]  # torch
     use_stateful_dataloader = True
 
     def __init__(self, dataset: IPFSIterableDataset, *, num_workers: int = 0, **options: Any) -> None:
+        num_workers = checked_count("num_workers", num_workers)
         if not options.get("in_order", True):
             raise OptionError("in_order=False gives batches as they come: no state could say which have been received")
         for name in ("shuffle", "drop_last"):
@@ -292,7 +293,6 @@ def make_dataloader(
         raise OptionError(
             f"make_dataloader takes an IPFSIterableDataset, not {type(dataset).__name__}; use DataLoader for that"
         )
-    num_workers = checked_count("num_workers", num_workers)
     if batch_size is not None:
         dataset = dataset.with_batch_size(batch_size)
     if collate_fn is not None and dataset.batch_size is None:

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from torch_ipfs.blockstore.open import Source
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.dataset.arguments import check_function, checked_columns, checked_count, whole_number
+from torch_ipfs.dataset.arguments import check_function, check_switch, checked_columns, checked_count, whole_number
 from torch_ipfs.dataset.epoch import ON_ERROR, EpochShare, OnError
 from torch_ipfs.dataset.leaves import BROKEN
 from torch_ipfs.dataset.opening import Opening
@@ -92,6 +92,8 @@ class IPFSIterableDataset(IterableDataset[Any]):
             raise OptionError(f"seed must be an integer of 64 bits, but is {seed!r}")
         if not isinstance(shuffle, bool | ShuffleOptions):
             raise OptionError(f"shuffle must be True, False or ShuffleOptions, but is {shuffle!r}")
+        check_switch("drop_last", drop_last)
+        check_switch("pad", pad)
         if batch_transform is not None and batch_size is None:
             raise OptionError("batch_transform needs a batch_size: without one the dataset yields samples")
         check_function("transform", transform, "a sample")
@@ -330,6 +332,7 @@ class IPFSIterableDataset(IterableDataset[Any]):
         :param collate_fn: list of samples -> batch, in place of the quick way.
         :param same_run: whether the two share epoch and position.
         """
+        check_function("collate_fn", collate_fn, "a list of samples")
         standing = self._standing if same_run else copy.copy(self._standing)
         return self._form(collate_fn=collate_fn, _followed=ToldPasses(), _standing=standing)
 

@@ -30,6 +30,9 @@ from torch_ipfs.manifest.schema import Schema
 
 Sample = Any
 
+_OF_WORKERS = ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
+"""Options of a DataLoader that has workers."""
+
 
 @dataclass(slots=True)
 class _Loaded:
@@ -252,14 +255,14 @@ class IPFSDataLoader:
     def _worker_options(self) -> dict[str, Any]:
         """What a DataLoader is told of workers; nothing where this process reads."""
         num_workers = 1 if self._num_workers is None else self._num_workers
-        store = self._store[0] if self._store is not None else None
-        if (
-            self.prefetch == 0
-            or num_workers == 0
-            or (isinstance(store, DagGetBlockstore) and not store.goes_to_workers())
-        ):
+        if self.prefetch == 0 or num_workers == 0 or not self._goes_to_workers():
             return {}
         return {"num_workers": num_workers, "prefetch_factor": self.prefetch}
+
+    def _goes_to_workers(self) -> bool:
+        """Whether processes other than this one can read from the client."""
+        store = self._store[0] if self._store is not None else None
+        return not isinstance(store, DagGetBlockstore) or store.goes_to_workers()
 
     def to_pytorch(
         self, *, batch_size: int | None = None, collate_fn: Callable[[list[Any]], Any] | None = None, **options: Any
@@ -269,7 +272,8 @@ class IPFSDataLoader:
 
         :param batch_size: in place of this loader's.
         :param collate_fn: list of samples -> batch, in place of tensors.
-        :param options: as DataLoader takes them, in place of what this loader was made with.
+        :param options: as DataLoader takes them, in place of what this loader was made with. Of a client that does not pickle
+            this process reads, whatever they say of workers.
         :raises OptionError: no dataset is loaded, or an option cannot work.
         """
         settle()
@@ -280,7 +284,9 @@ class IPFSDataLoader:
                 dataset.batch_transform = training_form(self._known_schema(loaded.dataset))
             if batch_size is not None:
                 dataset.batch_size = checked_batch_size(batch_size)
-            if options.get("num_workers") != 0:
+            if not self._goes_to_workers():
+                options = {name: value for name, value in options.items() if name not in _OF_WORKERS}
+            elif options.get("num_workers") != 0:
                 options = {**self._worker_options(), **options}
             lock, counted, passes = self._lock, self._counted, self._pytorch_passes
 
