@@ -221,6 +221,14 @@ def test_statistics(tmp_path: Path) -> None:
     }
 
 
+def test_a_cache_before_one_in_the_same_folder_is_one_cache(tmp_path: Path) -> None:
+    blocks = blocks_of(3)
+    inner = DictStore(blocks)
+    first = CachedBlockstore(inner, tmp_path / "a")
+    assert CachedBlockstore(first, tmp_path / "a", 10_000).store is inner  # each would wait for the other's claims
+    assert CachedBlockstore(first, tmp_path / "b").store is first
+
+
 def test_nothing_is_touched_before_it_is_used(tmp_path: Path) -> None:
     store = CachedBlockstore(DictStore([]), tmp_path / "a" / "b")
     assert pickle.loads(pickle.dumps(store)).cache_dir == tmp_path / "a" / "b"

@@ -4,14 +4,17 @@ import gc
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.network.gateways import CID_0, DATA_0, DEADLINE_S, block, gateway, holding
 from tests.network.staged import Asked, Connection, serving
+from torch_ipfs.blockstore import connector
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, TransportError
@@ -167,6 +170,32 @@ def test_a_store_that_is_forgotten_leaves_nothing_behind(no_leaks: None):
         while left := [thread for thread in threading.enumerate() if thread.name.startswith("torch_ipfs")]:
             assert time.monotonic() < deadline, left
             gc.collect()
+
+
+def test_a_call_that_is_interrupted_while_connections_are_prepared_leaves_nothing_behind(
+    no_leaks: None, monkeypatch: pytest.MonkeyPatch
+):
+    session = connector.session
+
+    def interrupting(*options: Any) -> Any:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        assert interrupted.wait(DEADLINE_S)
+        return session(*options)
+
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connector, "session", interrupting)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    with gateway(holding({CID_0: DATA_0})) as (store, _):
+        with pytest.raises(KeyboardInterrupt):
+            store.get(CID_0)
+        signal.signal(signal.SIGUSR1, before)
+        monkeypatch.undo()
+        assert store.get(CID_0) == DATA_0
 
 
 def test_constructing_pickling_and_forking_start_nothing():

@@ -53,7 +53,8 @@ class CachedBlockstore:
     The folder may be shared by any number of stores in front of any number of sources, and by the users whom the mask lets
     write what others wrote. It has to be on a local disk.
 
-    :param store: where blocks come from that are not in the cache.
+    :param store: where blocks come from that are not in the cache. Of one with a cache in the same folder, what that has below
+        it: the two would wait for each other.
     :param cache_dir: the cache's folder; ``None`` for TORCH_IPFS_CACHE_DIR, else the user's folder for caches. Blocks are
         kept in ``blocks`` below it.
     :param cache_bytes: the most bytes of blocks; ``None`` for TORCH_IPFS_CACHE_BYTES, else a tenth of the disk, or half of
@@ -78,8 +79,8 @@ class CachedBlockstore:
         keep_copied_bytes: int = 32 * 2**20,
     ) -> None:
         check_store(store)
-        self._store = store
         self._cache_dir = cache_directory() if cache_dir is None else Path(absolute(cache_dir))
+        self._store = _below(store, self._cache_dir)
         self._cache_bytes = _bytes_of_environment() if cache_bytes is None else cache_bytes
         self._wait_s = wait_s
         self._window_bytes = window_bytes
@@ -213,6 +214,13 @@ class CachedBlockstore:
             for other in self._by_process.keys() - {pid}:
                 self._by_process.pop(other, None)  # a parent's maps, inherited
         return here
+
+
+def _below(store: Blockstore, cache_dir: Path) -> Blockstore:
+    """``store``, without a cache in that folder which it may come with."""
+    while isinstance(store, CachedBlockstore) and os.path.realpath(store.cache_dir) == os.path.realpath(cache_dir):
+        store = store.store
+    return store
 
 
 def _bytes_of_environment() -> int | None:

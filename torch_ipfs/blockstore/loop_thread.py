@@ -40,13 +40,11 @@ class LoopThread(Generic[S]):
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(opened,), name=name, daemon=True)
         try:
-            self._thread.start()
-        except RuntimeError as error:
-            raise TransportError(f"no thread can be started for connections: {error}") from None
-        try:
-            opened.result()
-        except OSError as error:  # no more files may be open
-            raise TransportError(f"no connections can be made: {error.strerror or error}") from None
+            self._start(opened)
+        except BaseException:  # such as a KeyboardInterrupt: nobody else knows of the thread
+            if not opened.cancel() and opened.exception() is None:
+                self.close()
+            raise
 
     @property
     def usable(self) -> bool:
@@ -100,12 +98,24 @@ class LoopThread(Generic[S]):
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _start(self, opened: Future[None]) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise TransportError(f"no thread can be started for connections: {error}") from None
+        try:
+            opened.result()
+        except OSError as error:  # no more files may be open
+            raise TransportError(f"no connections can be made: {error.strerror or error}") from None
+
     def _serve(self, opened: Future[None]) -> None:
         main = self._main(opened)
         try:
             asyncio.run(main)
         except BaseException as failure:
             main.close()  # it has not begun where there is no loop
+            if opened.cancelled():
+                return
             if opened.done():
                 raise
             opened.set_exception(failure)
@@ -114,6 +124,8 @@ class LoopThread(Generic[S]):
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with self._open_session() as self.session:
+            if not opened.set_running_or_notify_cancel():
+                return
             opened.set_result(None)
             await self._stop.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}
