@@ -189,14 +189,12 @@ def test_certificates_that_cannot_be_read(tmp_path: Path):
 
 
 @pytest.fixture
-def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No proxy in the environment but those that the test sets."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    environment_proxy.cache_clear()
-    yield monkeypatch
-    environment_proxy.cache_clear()
+    return monkeypatch
 
 
 def test_the_environments_proxy_is_used_but_not_for_this_machine(proxies: pytest.MonkeyPatch):
@@ -251,6 +249,12 @@ def test_hosts_without_proxy_and_proxies_of_another_kind(proxies: pytest.MonkeyP
         with pytest.raises(error):
             store.get(CID_0)
         store.close()
+
+
+def test_a_proxy_that_is_named_after_a_first_attempt_counts(proxies: pytest.MonkeyPatch):
+    assert environment_proxy("https", "node.invalid", None) is None
+    proxies.setenv("HTTPS_PROXY", "http://proxy.invalid")
+    assert environment_proxy("https", "node.invalid", None) == "http://proxy.invalid"
 
 
 def test_the_proxy_for_all_is_that_of_schemes_that_have_none(proxies: pytest.MonkeyPatch):

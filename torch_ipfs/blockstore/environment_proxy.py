@@ -7,25 +7,38 @@ already; requests sends what is for this machine itself through the proxy, too.
 from __future__ import annotations
 
 import ipaddress
+import os
 from functools import lru_cache
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from torch_ipfs.errors import OptionError
 
+_VARIABLES = {
+    scheme: tuple(variable for name in (scheme, "all", "no") for variable in (f"{name}_proxy", f"{name.upper()}_PROXY"))
+    for scheme in ("http", "https")
+}
 
-@lru_cache(maxsize=64)
+
 def environment_proxy(scheme: str, host: str, port: int | None) -> str | None:
     """The proxy that HTTP_PROXY or HTTPS_PROXY, else ALL_PROXY, and NO_PROXY name for a host; none for this machine itself.
 
     :return: its URL, with user information where that is named. It is not to be shown.
     :raises OptionError: it is of a kind that cannot be used.
     """
+    if _is_loopback(host):
+        return None
+    return _named_proxy(scheme, host, port, tuple(map(os.environ.get, _VARIABLES[scheme])))
+
+
+@lru_cache(maxsize=64)
+def _named_proxy(scheme: str, host: str, port: int | None, _: tuple[str | None, ...]) -> str | None:
+    """As :func:`environment_proxy`, worked out once for what the environment's variables are."""
     proxies = getproxies()
     name = scheme if scheme in proxies else "all"
     proxy = proxies.get(name)
     port = port or (443 if scheme == "https" else 80)
-    if proxy is None or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
+    if proxy is None or proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"
@@ -46,6 +59,7 @@ def _is_usable(proxy: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
