@@ -180,6 +180,13 @@ class TestBlocksAndPins:
         found(kit.ipfs.pin_add(cid, recursive=False), "cid")
         assert found(kit.ipfs.pin_ls(), "pins") == {cid: "direct"}
 
+    @pytest.mark.parametrize("form", ["{}/x", "/ipfs/{}/x", "ipfs://{}/x"])
+    def test_of_what_a_path_names(self, kit: ipfs_kit, form: str) -> None:
+        cid = kit.ipfs.dag_put({"a": 1})["cid"]
+        path = form.format(kit.ipfs.dag_put({"x": {"/": cid}})["cid"])
+        assert found(kit.ipfs.block_get(path), "data") == kit.ipfs.block_get(cid)["data"]
+        assert found(kit.ipfs.pin_add(path), "cid") == found(kit.ipfs.pin_rm(path), "cid") == cid
+
     def test_a_source_without_pins_says_so(self) -> None:
         kit = ipfs_kit(source=MemoryBlockstore())
         cid = found(kit.ipfs.dag_put({"a": 1}), "cid")

@@ -102,9 +102,11 @@ class IPFSOperations:
     def block_get(self, cid: CID | str) -> Result:
         """The bytes of a block.
 
+        :param cid: its CID, or a path to it.
         :returns: ``data``.
         """
-        return {"cid": str(cid), "data": bytes(self._node.asked.get(_cid(cid)))}
+        found = unixfs.resolve(self._node.asked, _path(cid))
+        return {"cid": str(found), "data": bytes(self._node.asked.get(found))}
 
     # Pins.
 
@@ -126,9 +128,9 @@ class IPFSOperations:
 
     @answers
     def pin_rm(self, cid: CID | str) -> Result:
-        """Take a pin back. No block is removed by that."""
+        """Take the pin of what a CID or path names back. No block is removed by that."""
         self._node.check_may_write("pin_rm")
-        found = _cid(cid)
+        found = unixfs.resolve(self._node.asked, _path(cid))
         self._node.pinning.unpin(found)
         return {"cid": str(found), "pins": [str(found)]}
 
@@ -184,9 +186,3 @@ def _path(cid: CID | str) -> CID | str:
     if not isinstance(cid, CID | str):
         raise OptionError(f"a CID or a path is text, not a {type(cid).__name__}")
     return cid
-
-
-def _cid(cid: CID | str) -> CID:
-    if not isinstance(cid, CID | str):
-        raise OptionError(f"a CID is text, not a {type(cid).__name__}")
-    return cid if isinstance(cid, CID) else CID.parse(cid.removeprefix("/ipfs/"))
