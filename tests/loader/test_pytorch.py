@@ -146,6 +146,20 @@ def test_state_of_its_own() -> None:
     assert [int(i) for _, y in again for i in y] == orders[1]
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_pass_that_is_told_its_epoch_late_is_of_that_epoch(num_workers: int, no_leaks: None) -> None:
+    """As Lightning does when it goes on from a checkpoint."""
+    with loader_of(*embedded(N)) as loader:
+        loader.set_epoch(2)
+        order = labels(loader)
+    with loader_of(*embedded(N)) as loader:
+        batches = loader.to_pytorch(num_workers=num_workers)
+        running = iter(batches)
+        batches.sampler.set_epoch(2)
+        assert [int(i) for _, y in running for i in y] == order
+        assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (2, N)
+
+
 def test_options_of_dataloader(no_leaks: None) -> None:
     with loader_of(*embedded(N)) as loader:
         batches = loader.to_pytorch(num_workers=2, prefetch_factor=4)

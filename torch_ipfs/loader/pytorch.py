@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
 import torch
 
-from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Receiving
+from torch_ipfs.dataset.dataloader import IPFSStatefulDataLoader, Received, Receiving
 from torch_ipfs.dataset.iterable import IPFSIterableDataset
+from torch_ipfs.dataset.passes import Output
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.epochs import Epochs
 from torch_ipfs.manifest.schema import Field, Schema
@@ -83,23 +84,28 @@ class EpochDataLoader(IPFSStatefulDataLoader):
         super().__init__(dataset, **options)
         self._epochs = epochs
         self._begun: Callable[[Receiving], None] | None = begun
-        self.sampler.set_epoch = epochs.fix
 
     def __iter__(self) -> Receiving:
-        epoch, state = self._epochs.begin()
-        if state is None:
-            self.dataset.set_epoch(epoch)
-        else:
-            super().load_state_dict(state)
         receiving = super().__iter__()
-        if self._begun is not None:
-            self._begun(receiving)
         try:
             self._epochs.check_open()  # whoever closes them ends the passes and workers that are known by then
         except OptionError:
             self.close()
             raise
         return receiving
+
+    def _begin(self) -> tuple[Iterator[Output], Received, bool]:
+        epoch, state = self._epochs.begin()
+        if state is None:
+            self.dataset.set_epoch(epoch)
+        else:
+            super().load_state_dict(state)
+        return super()._begin()
+
+    def _remembered(self, receiving: Receiving) -> Receiving:
+        if self._begun is not None:
+            self._begun(receiving)
+        return super()._remembered(receiving)
 
     def begin_no_more(self) -> None:
         """Begin no pass any more: the loader that this came from was closed."""
@@ -122,7 +128,3 @@ class EpochDataLoader(IPFSStatefulDataLoader):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_epochs": copy.copy(self._epochs), "_begun": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.sampler.set_epoch = self._epochs.fix
