@@ -5,6 +5,7 @@ import itertools
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -114,6 +115,17 @@ def test_a_host_that_does_not_exist_is_not_tried_again():
     with pytest.raises(TransportError, match=r"gateway\.invalid"):
         store.get(CID_0)
     store.close()
+
+
+def test_nobody_waits_for_a_lookup_of_a_name_that_stalls(monkeypatch: pytest.MonkeyPatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(600))
+    store = GatewayBlockstore("http://gateway.invalid", **options(connect_timeout_s=0.1, retries=0))
+    with pytest.raises(TransportError, match="timeout"):
+        store.get(CID_0)
+    store.close()  # which would wait, too
+    assert not over.is_set()
+    over.set()
 
 
 def test_a_drip_is_bounded_by_the_time_for_a_block():

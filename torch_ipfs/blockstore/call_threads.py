@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from torch_ipfs.errors import TransportError
+
+T = TypeVar("T")
 
 IDLE_S = 5.0
 """A thread that has had nothing to do for so long ends."""
@@ -36,6 +42,24 @@ class CallThreads:
             self._calls.put(call)
             if self._threads < min(self._unfinished, self._most):
                 self._start_thread()
+
+    async def result(self, call: Callable[[], T]) -> T:
+        """What ``call``, made by a thread, returns or raises.
+
+        :raises TransportError: as :meth:`submit`.
+        """
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def make() -> None:
+            try:
+                tell = partial(result.set_result, call())
+            except Exception as failure:  # noqa: BLE001 - told to whoever waits
+                tell = partial(result.set_exception, failure)
+            with suppress(RuntimeError):  # the loop has ended
+                result.get_loop().call_soon_threadsafe(lambda: None if result.done() else tell())
+
+        self.submit(make)
+        return await result
 
     def close(self) -> None:
         """End the threads that have nothing to do; the others end after what they are doing."""

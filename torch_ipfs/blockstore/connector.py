@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from torch_ipfs.blockstore.call_threads import CallThreads
+
 _BUFFER_BYTES = 512 * 2**10
 """What a connection may have in hand before it stops reading, twice over. Of aiohttp's 64 KiB a stream of small blocks runs
 dry in 2 ms, less than other threads may keep the interpreter."""
+
+
+_MOST_LOOKUPS = 16
+"""Names of hosts that are looked up at once."""
+
+
+class _Lookups(CallThreads):
+    """What aiohttp's resolver asks its loop for, by threads that nobody waits for: a lookup of a name server that is not there
+    takes half a minute, and a loop of asyncio's does not end before it, nor does the process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("torch_ipfs-lookup", _MOST_LOOKUPS)
+
+    async def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+        return await self.result(partial(socket.getaddrinfo, *arguments, **options))
+
+    async def getnameinfo(self, *arguments: Any) -> Any:
+        return await self.result(partial(socket.getnameinfo, *arguments))
 
 
 class Connector(aiohttp.TCPConnector):
@@ -46,11 +69,13 @@ async def session(trusted: Any, silence_s: float, connect_timeout_s: float) -> A
 
     :param trusted: an SSL context, or True for the system's certificates.
     """
-    connector = Connector(limit=0, ssl=trusted)
+    lookups = _Lookups()
+    resolver = aiohttp.ThreadedResolver(loop=cast(asyncio.AbstractEventLoop, lookups))
+    connector = Connector(limit=0, ssl=trusted, resolver=resolver)
     try:
         async with aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=silence_s),
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_read=silence_s),
             headers={"Accept-Encoding": "identity", "User-Agent": "torch_ipfs"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -59,3 +84,4 @@ async def session(trusted: Any, silence_s: float, connect_timeout_s: float) -> A
             yield opened
     finally:
         await connector.abort()
+        lookups.close()

@@ -32,7 +32,7 @@ class FetchOptions:
     """Options that all network stores have.
 
     :param timeout_s: the most that one block, or one other call, may take, retries and the waits between them included.
-    :param connect_timeout_s: the most that connecting to a host may take.
+    :param connect_timeout_s: the most that connecting to a host may take, the lookup of its name included.
     :param stall_s: an answer of which no byte comes for so long has broken off (trustless gateway spec: 30 s).
     :param retries: how often is asked again for what may come later; 0 for never. While a server refuses some for
         there being too many (HTTP 429) and answers others, as often as there is time for.

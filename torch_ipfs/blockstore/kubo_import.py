@@ -10,7 +10,7 @@ import asyncio
 import io
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
@@ -117,18 +117,11 @@ class _Pieces:
 
     async def next(self) -> bytes:
         """The next piece, empty at the end."""
-        piece: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._thread.submit(partial(self._read, piece))
-        return await piece
-
-    def _read(self, piece: asyncio.Future[bytes]) -> None:
         try:
-            tell = partial(piece.set_result, self._file.read(_PIECE_BYTES))
-        except Exception as failure:  # noqa: BLE001 - told in both threads
+            return await self._thread.result(partial(self._file.read, _PIECE_BYTES))
+        except Exception as failure:
             self._failure = failure
-            tell = partial(piece.set_exception, failure)
-        with suppress(RuntimeError):  # the loop has ended
-            piece.get_loop().call_soon_threadsafe(lambda: None if piece.done() else tell())
+            raise
 
     def raise_failure(self) -> None:
         """Raise what reading the file has raised, if anything: an error of the request has other words for it."""
