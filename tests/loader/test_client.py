@@ -17,6 +17,8 @@ from tests.network.nodes import KuboNode
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
+from torch_ipfs.blockstore.open import is_uncached, open_cached
+from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.kit import ipfs_kit
 from torch_ipfs.loader import IPFSDataLoader
 from torch_ipfs.loader.client import store_of
@@ -83,14 +85,26 @@ class TestCache:
             store, own = store_of(client)
             assert isinstance(store, CachedBlockstore)
             assert (store.store, own) == (client, False)
-            assert store_of(client, cache=False)[0] is client
         memory = embedded(1)[0]
         assert store_of(memory)[0] is memory
         there = store_of(memory, cache=tmp_path)[0]
         assert isinstance(there, CachedBlockstore)
         assert there.cache_dir == tmp_path
         assert isinstance(store_of(memory, cache=True)[0], CachedBlockstore)
-        assert isinstance(store_of("kubo://127.0.0.1:5001", cache=False)[0], KuboBlockstore)
+
+    def test_no_cache_is_wanted(self, tmp_path: Path) -> None:
+        car = tmp_path / "a.car"
+        torch_ipfs.write_dataset([{"i": 1}], car)
+        nodes = ["kubo://127.0.0.1:5001", "http://127.0.0.1:8080"]
+        for client in (nodes[0], nodes, KuboBlockstore(nodes[0]), ipfs_kit(source=nodes[0])):
+            store = open_cached(store_of(client, cache=False)[0])  # as a dataset opens it
+            assert is_uncached(store)
+            assert not isinstance(store.store, CachedBlockstore)  # type: ignore[attr-defined]
+        for cache, kept in ((False, TieredBlockstore), (tmp_path, CachedBlockstore)):
+            store, _ = store_of([car, *nodes], cache=cache)
+            assert isinstance(store, kept)
+            below: Any = getattr(store, "store", store)
+            assert not any(isinstance(part, CachedBlockstore) for part in below.stores)
 
     def test_a_cached_source_is_read_once(self, tmp_path: Path) -> None:
         store, cid = linked(N)
@@ -110,9 +124,10 @@ class TestHttpClient:
         assert store.source == "https://example.org:5002/api/v0"
         assert "secret" not in repr(store)
         headers = {"Authorization": "Bearer token"}
-        store, _ = store_of(ipfshttpclient.Client("/ip4/127.0.0.1/tcp/5001", headers=headers), cache=False)
-        assert isinstance(store, KuboBlockstore)
-        assert dict(store.endpoint.headers) == headers
+        store, _ = store_of(ipfshttpclient.Client("/ip4/127.0.0.1/tcp/5001", headers=headers))
+        assert isinstance(store, CachedBlockstore)
+        assert isinstance(store.store, KuboBlockstore)
+        assert dict(store.store.endpoint.headers) == headers
         with pytest.raises(torch_ipfs.OptionError, match="X-Other"):
             store_of(ipfshttpclient.Client("/ip4/127.0.0.1/tcp/5001", headers={"X-Other": "x"}))
 

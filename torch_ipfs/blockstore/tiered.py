@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from operator import methodcaller
+from typing import Self
 
 from torch_ipfs.blockstore.base import (
     AtHand,
@@ -101,6 +103,12 @@ class TieredBlockstore:
     def stores(self) -> tuple[Blockstore, ...]:
         """The sources, in their order."""
         return self._stores
+
+    def with_stores(self, stores: Iterable[Blockstore]) -> Self:
+        """Other sources, with the options of this store."""
+        other = copy.copy(self)
+        other._stores = tuple(stores)  # noqa: SLF001 - of this class
+        return other
 
     @property
     def is_remote(self) -> bool:
