@@ -94,7 +94,7 @@ class StagedStore(DictStore):
 
     def __init__(self, blocks: Iterable[tuple[CID, bytes]], source: str = "staged") -> None:
         super().__init__(blocks, source)
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.forged: dict[CID, bytes] = {}
         self.gate = threading.Event()
         self.gate.set()

@@ -305,6 +305,7 @@ def test_an_error_of_the_store_reaches_the_reader_whatever_it_is(tmp_path: Path)
         (down(), TransportError),
         (OSError(errno.EIO, "input/output error"), TransportError),
         (ZeroDivisionError("a bug"), ZeroDivisionError),
+        (SystemExit("a client that ends programs"), SystemExit),
     ]:
         inner.failure = failure
         with pytest.raises(expected):

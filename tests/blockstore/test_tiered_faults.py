@@ -255,13 +255,25 @@ def test_a_store_that_fails_before_it_asks_for_anything_is_not_tried_for_ever(
         list(TieredBlockstore([Refusing(BLOCKS, "refusing")]).get_many(CIDS))
 
 
-def test_a_bug_in_a_source_is_raised_and_not_waited_for(two: tuple[StagedStore, StagedStore]) -> None:
-    two[0].failure = ZeroDivisionError("a bug")
+@pytest.mark.parametrize("failure", [ZeroDivisionError("a bug"), SystemExit("a client that ends programs")])
+def test_a_bug_in_a_source_is_raised_and_not_waited_for(
+    two: tuple[StagedStore, StagedStore], failure: BaseException
+) -> None:
+    two[0].failure = failure
     store = TieredBlockstore(two)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(failure)):
         store.get(CIDS[0])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(failure)):
         list(store.get_many(CIDS, return_exceptions=True))
+
+
+def test_a_source_that_answers_more_than_it_is_asked_is_passed_over(two: tuple[StagedStore, StagedStore]) -> None:
+    class Chatty(StagedStore):
+        def get_many(self, cids: Any, *, return_exceptions: bool = False) -> Any:
+            yield b"a greeting"
+            yield from super().get_many(cids, return_exceptions=return_exceptions)
+
+    assert got(TieredBlockstore([Chatty(BLOCKS, "chatty"), two[1]]), CIDS) == DATAS
 
 
 # What it comes to when nobody gives the block

@@ -267,7 +267,7 @@ class FetchThread(Generic[R]):
             failure = TransportError(f"the store failed: {error}", source=source_of(self._store))
             failure.__cause__ = error
             got_nowhere = True
-        except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told, in its own thread
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the answer is told, in its own thread
             failure = error
             got_nowhere = True
         finally:
@@ -289,7 +289,9 @@ class FetchThread(Generic[R]):
             if self._closed:
                 break
             with self._changed:
-                request = self._asked.popleft()
+                request = self._asked.popleft() if self._asked else None
+            if request is None:
+                raise TransportError("the store answered more than it was asked", source=source_of(self._store))
             taken += 1
             self._hand_on(request, answer)
         return taken
@@ -297,7 +299,7 @@ class FetchThread(Generic[R]):
     def _hand_on(self, request: R, answer: Answer) -> None:
         try:
             self._answered(request, answer)
-        except Exception as error:  # noqa: BLE001 - somebody waits for an answer, and gets this
+        except BaseException as error:  # noqa: BLE001 - somebody waits for an answer, and gets this
             self._answered(request, error)
 
     def _next(self) -> CID | None:
@@ -310,7 +312,7 @@ class FetchThread(Generic[R]):
                 request = self._queue.popleft()
             try:
                 is_admitted = self._admit(request)
-            except Exception as error:  # noqa: BLE001 - as above
+            except BaseException as error:  # noqa: BLE001 - as above
                 self._answered(request, error)
                 continue
             if is_admitted:

@@ -264,6 +264,6 @@ def _call(router: TierRouter, source: TierSource, request: TierRequest) -> None:
         return
     try:
         answer: Block | BaseException = source.get(request.cid)
-    except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
+    except BaseException as error:  # noqa: BLE001 - whoever waits for the answer is told
         answer = error
     router.answered(source, request, answer)
