@@ -95,6 +95,7 @@ class TestCarBlockstoreFromItsSidecar(TestCarBlockstore):
     @pytest.fixture
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CarBlockstore:
         monkeypatch.setattr(car_sidecar, "MIN_BLOCKS", 1)
+        monkeypatch.setattr(car_sidecar, "SETTLED_S", 0)
         path = write_car(tmp_path / "x.car", self.blocks())
         assert CarBlockstore(path).has(self.blocks()[0][0])
         monkeypatch.setattr(car_map, "walk", None)  # it is not walked again

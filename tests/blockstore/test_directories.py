@@ -57,6 +57,7 @@ def test_who_has_no_home_is_told_what_to_set(
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # as in containers, where nobody may have the id that runs
     with pytest.raises(OptionError, match=f"set {variable}"):
         directory()
+    monkeypatch.setattr(car_sidecar, "SETTLED_S", 0)
     blocks = [(CID.of(data), data) for data in (b"%d" % i for i in range(car_sidecar.MIN_BLOCKS))]
     with (tmp_path / "x.car").open("wb") as file:
         car.write(file, [], blocks)

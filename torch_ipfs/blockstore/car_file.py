@@ -24,7 +24,7 @@ class CarBlockstore:
     """The blocks of a CARv1 or CARv2 file, which is mapped: a block is a view into it, nothing is copied.
 
     Each block is hashed once in a process, when it is first read. What stands in a CARv2 index is not used. The file is
-    opened on first use and walked once; for more than 1,024 blocks what was found is kept in the user's cache
+    opened on first use and walked once; for 64 blocks and more what was found is kept in the user's cache
     (:mod:`torch_ipfs.blockstore.car_sidecar`), so that the next process opens it in milliseconds.
 
     The file may be replaced by rename: what is open stays what it was until :meth:`close`. Nothing may write into it while
@@ -152,7 +152,7 @@ class CarBlockstore:
         try:
             row = self._verified_row(opened, cid)
         except BlockError:
-            if not (opened.from_sidecar and opened.is_listed(multihash)):
+            if not (opened.from_sidecar and opened.listed(multihash)):
                 raise
             opened = self._walk_again(opened)
             row = self._verified_row(opened, cid)
@@ -182,8 +182,8 @@ class CarBlockstore:
     def _peek(self, cid: CID) -> Block | int:
         opened = self._opened or self._open()
         if cid not in opened.places:
-            opened.file.check_size()
-            rows = opened.rows(cid)
+            # To look into the file now would have the system read here and there, and not one block after the other.
+            rows = opened.listed(bytes(cid))
             if rows and not any(opened.verified[row] for row in rows):
                 return int(opened.index.lengths[rows[0]])
         return self.get(cid)

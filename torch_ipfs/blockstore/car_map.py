@@ -171,15 +171,13 @@ class OpenCar:
         binary = bytes(cid)
         return [
             row
-            for row in self._rows_of_key(car_index.key_of(binary))
+            for row in self.listed(binary)
             if self._before(row) == binary or ((other := self.cid(row)) and other.multihash == cid.multihash)
         ]
 
-    def is_listed(self, multihash: bytes) -> bool:
-        """Whether the index has a row that may be this block's, whatever the file says."""
-        return len(self._rows_of_key(car_index.key_of(multihash))) > 0
-
-    def _rows_of_key(self, key: int) -> range:
+    def listed(self, multihash: bytes) -> range:
+        """The rows that may be this multihash's, or CID's, by the index alone: nothing of the file is touched."""
+        key = car_index.key_of(multihash)
         keys = self._keys
         first = last = bisect.bisect_left(keys, key)
         limit = min(first + MAX_SAME_KEY, len(keys))

@@ -1,4 +1,4 @@
-"""The index of a big CAR file, kept in the user's cache so that the file is walked once and not by each process.
+"""The index of a CAR file, kept in the user's cache so that the file is walked once and not by each process.
 
 Only a hint: blocks are hashed on first read, and one that does not match has the file walked again. A sidecar that is
 damaged, of another state of the file, or that cannot be written is as good as none.
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from torch_ipfs.blockstore.car_index import CarIndex
 from torch_ipfs.blockstore.directories import cache_directory
 from torch_ipfs.errors import OptionError
 
-MIN_BLOCKS = 1024
-"""A CAR of fewer blocks is walked each time, in milliseconds."""
+MIN_BLOCKS = 64
+"""A CAR of fewer blocks is walked each time, which takes no longer than to look for its index."""
+SETTLED_S = 2.0
+"""A file that was written to more lately is not remembered: it may be written to again, and times of files are too coarse to tell."""
 MAX_SIDECARS = 256
 
 _MAGIC = b"torch_ipfs CAR index 1\n"
@@ -69,7 +72,9 @@ def load(state: FileState) -> CarIndex | None:
 
 
 def save(state: FileState, index: CarIndex) -> None:
-    """Keep ``index`` for that state of the file. Does nothing where the cache cannot be written."""
+    """Keep ``index`` for that state of the file. Does nothing where the file was only just written, or the cache cannot be."""
+    if time.time_ns() - max(state.mtime_ns, state.ctime_ns) < SETTLED_S * 1e9:
+        return
     content = bytearray(state.header())
     for name, dtype in _COLUMNS:
         content += getattr(index, name).astype(dtype).tobytes()
