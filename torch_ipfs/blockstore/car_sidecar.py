@@ -25,7 +25,7 @@ from torch_ipfs.errors import OptionError
 MIN_BLOCKS = 64
 """A CAR of fewer blocks is walked each time, which takes no longer than to look for its index."""
 SETTLED_S = 2.0
-"""A file that was written to more lately is not remembered: it may be written to again, and times of files are too coarse to tell."""
+"""What was written to more lately is not remembered: it may be written to again, and times of files are too coarse to tell."""
 MAX_SIDECARS = 256
 
 _MAGIC = b"torch_ipfs CAR index 1\n"
