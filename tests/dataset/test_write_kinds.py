@@ -307,3 +307,8 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
 def test_keys_are_text() -> None:
     with pytest.raises(SampleError, match="sample 1: its key '7' is not text"):
         write_dataset([{"a": 1}, {7: 1}], MemoryBlockstore())
+
+
+def test_none_in_a_tuple_says_nothing_of_what_the_tuple_is() -> None:
+    samples = [{"x": (1, 2), "y": ("a", None)}, {"x": (None, 3), "y": ("b", "c")}]
+    assert read(samples) == [{name: list(value) for name, value in sample.items()} for sample in samples]

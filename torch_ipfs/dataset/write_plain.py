@@ -137,7 +137,7 @@ def _tuple_value(value: tuple[Any, ...]) -> Any:
     names = getattr(value, "_fields", None)
     if names is None:
         items = [_below(str(i), item) for i, item in enumerate(value)]
-        kinds = {kind_of(type(item)) for item in items}
+        kinds = {kind_of(type(item)) for item in items} - {"null"}  # which may be of any kind in other samples
         if kinds <= {"int", "float"} or (len(kinds) == 1 and not kinds & {"array", "struct", "list"}):
             return items
         names = map(str, range(len(items)))
