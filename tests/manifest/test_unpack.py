@@ -232,7 +232,7 @@ class TestForged:
         data[data.rindex(b"\1\1\0")] = 2
         refused(bytes(data), "a bool that is 2")
 
-    @pytest.mark.parametrize("shape", [[2, 2], [-1, -3], [3.0], [None], [2**40, 2**40], "3", [[3]], [True, 3]])
+    @pytest.mark.parametrize("shape", [[2, 2], [-1, -3], [3.0], [None], [2**40, 2**40], "3", [[3]], [True, 3], ["a", "b"]])
     def test_a_shape_goes_with_its_list_size(self, shape: Any) -> None:
         kind = pa.list_(pa.float32(), 3)
         name = {"ARROW:extension:name": "arrow.fixed_shape_tensor"}

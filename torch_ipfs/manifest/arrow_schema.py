@@ -295,8 +295,11 @@ def _shape(text: str, key: str) -> tuple[int | None, ...]:
     except (ValueError, RecursionError):
         value = None
     shape = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(shape, list) or value.get("permutation") not in (None, [*range(len(shape))]):
-        raise ManifestError("its extension metadata gives no shape, or permutes it")
+    # Before anything is counted with: what is no number may be multiplied as well, to a text that fills the memory.
+    if not isinstance(shape, list) or not all(size is None or type(size) is int for size in shape):
+        raise ManifestError("its extension metadata gives no shape")
+    if value.get("permutation") not in (None, [*range(len(shape))]):
+        raise ManifestError("its extension metadata permutes its shape, which is refused")
     return tuple(shape)
 
 
