@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import CodecError, ManifestError
 from torch_ipfs.manifest.numbers import element_storage, is_complex, to_python
 from torch_ipfs.manifest.schema import STORAGE, Field
 
@@ -126,15 +125,12 @@ class BinaryArray:
         return _with_nulls(self.valid, rows, self._values)
 
     def _values(self, rows: Rows) -> list[Any]:
-        data, spans = self.data, zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
+        data, places = self.data, zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
         if self.dtype == "text":
-            return [str(data[start:stop], "utf-8") for start, stop in spans]
+            return [str(data[start:stop], "utf-8") for start, stop in places]
         if self.dtype == "bytes":
-            return [bytes(data[start:stop]) for start, stop in spans]
-        try:
-            return [CID.from_bytes(bytes(data[start:stop])) for start, stop in spans]
-        except CodecError as error:
-            raise ManifestError(f"a field of links holds what is no CID: {error}") from None
+            return [bytes(data[start:stop]) for start, stop in places]
+        return [CID.from_bytes(bytes(data[start:stop])) for start, stop in places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +151,7 @@ class ListArray:
         return _with_nulls(self.valid, rows, self._values)
 
     def _values(self, rows: Rows) -> list[Any]:
-        places, lengths = _spans(self.offsets, rows)
+        places, lengths = spans(self.offsets, rows)
         items = take_items(self.items, places)
         ends = np.cumsum(lengths).tolist()
         return [items[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
@@ -214,8 +210,8 @@ class RaggedArray:
     def _values(self, rows: Rows) -> list[Any]:
         starts, stops, shapes = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), self.shapes[rows].tolist()
         elements = self.elements.view(np.bool_) if self.dtype == "bool" else self.elements
-        spans = zip(starts, stops, shapes, strict=True)
-        tensors = [elements[start:stop].reshape(shape).copy() for start, stop, shape in spans]
+        places = zip(starts, stops, shapes, strict=True)
+        tensors = [elements[start:stop].reshape(shape).copy() for start, stop, shape in places]
         if STORAGE[self.dtype].kind == "c":
             return [tensor.view(STORAGE[self.dtype])[..., 0] for tensor in tensors]
         return tensors
@@ -300,7 +296,7 @@ def select(array: Array, rows: Rows) -> Array:
         return SparseArray(array.dtype, array.values, array.places[rows], valid)
     if isinstance(array, StructArray):
         return StructArray({name: select(child, rows) for name, child in array.fields.items()}, len(rows), valid)
-    places, lengths = _spans(array.offsets, rows)
+    places, lengths = spans(array.offsets, rows)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     if isinstance(array, BinaryArray):
         data = np.frombuffer(array.data, dtype=np.uint8)[places].tobytes() if len(places) else b""
@@ -367,15 +363,15 @@ def concatenate(arrays: Sequence[Array]) -> Array:
     if isinstance(first, StructArray):
         fields = {name: concatenate([array.fields[name] for array in kept]) for name in first.fields}
         return StructArray(fields, sum(map(len, arrays)), valid)
-    spans = [(int(array.offsets[0]), int(array.offsets[-1])) for array in kept]
-    offsets = _concatenate_offsets(kept, spans)
+    cuts = [(int(array.offsets[0]), int(array.offsets[-1])) for array in kept]
+    offsets = _concatenate_offsets(kept, cuts)
     if isinstance(first, BinaryArray):
-        data = b"".join([array.data[start:stop] for array, (start, stop) in zip(kept, spans, strict=True)])
+        data = b"".join([array.data[start:stop] for array, (start, stop) in zip(kept, cuts, strict=True)])
         return BinaryArray(first.dtype, offsets, memoryview(data), valid)
     if isinstance(first, ListArray):
-        items = [array.items.slice(start, stop) for array, (start, stop) in zip(kept, spans, strict=True)]
+        items = [array.items.slice(start, stop) for array, (start, stop) in zip(kept, cuts, strict=True)]
         return ListArray(offsets, concatenate(items), valid)
-    elements = [array.elements[start:stop] for array, (start, stop) in zip(kept, spans, strict=True)]
+    elements = [array.elements[start:stop] for array, (start, stop) in zip(kept, cuts, strict=True)]
     shapes = np.concatenate([array.shapes for array in kept])
     return RaggedArray(first.dtype, offsets, np.concatenate(elements), shapes, valid)
 
@@ -397,9 +393,9 @@ def _concatenate_valid(arrays: list[Any]) -> Valid:
     return np.concatenate([np.ones(len(a), dtype=np.bool_) if a.valid is None else a.valid for a in arrays])
 
 
-def _concatenate_offsets(arrays: list[Any], spans: list[tuple[int, int]]) -> Offsets:
+def _concatenate_offsets(arrays: list[Any], cuts: list[tuple[int, int]]) -> Offsets:
     offsets, base = [np.zeros(1, dtype=np.int64)], 0
-    for array, (start, stop) in zip(arrays, spans, strict=True):
+    for array, (start, stop) in zip(arrays, cuts, strict=True):
         offsets.append(array.offsets[1:].astype(np.int64) + (base - start))
         base += stop - start
     return np.concatenate(offsets)
@@ -418,7 +414,7 @@ def _cut(valid: Valid, start: int, stop: int) -> Valid:
     return None if valid is None else valid[start:stop]
 
 
-def _spans(offsets: Offsets, rows: Rows) -> tuple[Rows, npt.NDArray[np.int64]]:
+def spans(offsets: Offsets, rows: Rows) -> tuple[Rows, npt.NDArray[np.int64]]:
     """What lies between the offsets of ``rows``, one after the other, and how much of it each row has."""
     starts, stops = offsets[rows].astype(np.int64), offsets[rows + 1].astype(np.int64)
     lengths = stops - starts

@@ -63,7 +63,7 @@ def shard_from_rows(
             arrays = arrays_from_rows(samples, wanted, known=frozenset(schema.names))
     except Misfit as misfit:
         raise misfit.error(first_position, cid) from None
-    read = {name: to_column(field, arrays[name], cid) for name, field in wanted.fields}
+    read = {name: to_column(field, arrays[name]) for name, field in wanted.fields}
     return Shard(len(samples), read, wanted)
 
 

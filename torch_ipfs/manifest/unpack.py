@@ -31,8 +31,9 @@ from torch_ipfs.manifest.arrays import (
     Valid,
 )
 from torch_ipfs.manifest.arrow_schema import RECORD_BATCH_MESSAGE, VERSION_4, VERSION_5, Layout, read_schema
-from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Rows, Shard, StructColumn
+from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Shard, StructColumn
 from torch_ipfs.manifest.flatbuffer import Table
+from torch_ipfs.manifest.link_check import check_links
 from torch_ipfs.manifest.pack import CONTINUATION, END_OF_STREAM, MAX_SHARD_ROWS, PREFIX
 from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
 
@@ -67,7 +68,7 @@ def unpack(
         arrays = batch.read(fields, schema.names)
     except ManifestError as error:
         raise ManifestError(f"the Arrow shard cannot be read: {error}", cid=cid) from None
-    read = {name: to_column(field, array, cid) for (name, field), array in zip(schema.fields, arrays, strict=True)}
+    read = {name: to_column(field, array) for (name, field), array in zip(schema.fields, arrays, strict=True)}
     shard = Shard(batch.num_rows, read, schema)
     if not batch.has_validity and position <= _CACHED_MESSAGE_BYTES and start - position <= _CACHED_MESSAGE_BYTES:
         _remember(key, shard, view, batch.end)
@@ -133,21 +134,15 @@ def read_stream(data: bytes | memoryview) -> tuple[Schema, dict[str, Array], int
     return schema, dict(zip(schema.names, batch.read(fields, schema.names), strict=True)), batch.num_rows
 
 
-def to_column(field: Field, array: Array, cid: CID | None) -> Column:
-    """The column of a shard that ``array`` holds; ``cid`` is named by errors that only show when a value is taken."""
+def to_column(field: Field, array: Array) -> Column:
+    """The column of a shard that ``array`` holds."""
     if isinstance(array, NumberArray) and not field.nullable:
         return FixedColumn(field, array.values)
     if isinstance(array, StructArray) and not field.nullable:
-        fields = {name: to_column(child, array.fields[name], cid) for name, child in field.fields}
-        return StructColumn(field, fields, len(array))
-
-    def take(rows: Rows) -> list[Any]:
-        try:
-            return array.take(rows)
-        except ManifestError as error:
-            raise ManifestError(f"a row cannot be read: {error}", cid=cid) from None
-
-    return ObjectColumn(field, take, len(array))
+        return StructColumn(
+            field, {name: to_column(child, array.fields[name]) for name, child in field.fields}, len(array)
+        )
+    return ObjectColumn(field, array.take, len(array))
 
 
 def _message(view: memoryview, position: int) -> tuple[bytes, int]:
@@ -234,6 +229,7 @@ class _Batch:
             if name in wanted:
                 try:
                     arrays.append(self._array(layout, self.num_rows))
+                    check_links(arrays[-1], layout.field)
                 except ManifestError as error:
                     raise ManifestError(f"column {name[:40]!r}: {error}") from None
             else:
