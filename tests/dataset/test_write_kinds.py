@@ -310,5 +310,5 @@ def test_keys_are_text() -> None:
 
 
 def test_none_in_a_tuple_says_nothing_of_what_the_tuple_is() -> None:
-    samples = [{"x": (1, 2), "y": ("a", None)}, {"x": (None, 3), "y": ("b", "c")}]
+    samples: list[dict[str, Any]] = [{"x": (1, 2), "y": ("a", None)}, {"x": (None, 3), "y": ("b", "c")}]
     assert read(samples) == [{name: list(value) for name, value in sample.items()} for sample in samples]

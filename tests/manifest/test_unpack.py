@@ -261,7 +261,7 @@ class TestForged:
         nested = Field("list", item=Field("struct", nullable=True, fields=(("l", link),)), nullable=True)
         schema = Schema((("a", link), ("b", nested)))
         x, y, z = (CID.of(name, codec) for name, codec in ((b"x", "raw"), (b"y", "raw"), (b"z", "dag-cbor")))
-        rows = [{"a": x, "b": None}, {"a": y, "b": [{"l": z}, None, {"l": x}]}, {"a": z, "b": []}]
+        rows: list[dict[str, Any]] = [{"a": x, "b": None}, {"a": y, "b": [{"l": z}, None, {"l": x}]}, {"a": z, "b": []}]
         data = packed(schema, rows)
         assert unpack(data, X).num_rows == 3
         for cid in (y, z):
