@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import torch_ipfs
 from torch_ipfs.dataset.batch_stream import BatchStream
@@ -37,3 +40,21 @@ def test_batches_of_open_shards_are_given_as_one_where_that_is_asked_for(tmp_pat
     # One shard of them has not been read.
     assert read(reader, [*lengths, 100], joins_open=True) == [*planned, list(range(300, 400))]
     assert read(reader, [*lengths, 100], joins_open=True) == [list(range(400))]
+
+
+def test_passes_in_several_threads_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to no room for open shards, so that each lets go of what others have opened."""
+    monkeypatch.setattr("torch_ipfs.dataset.shards.SHARD_BUDGET_BYTES", 1)
+    root = torch_ipfs.write_dataset({"x": np.arange(5000)}, tmp_path / "data.car", shard_bytes=1024)
+    dataset = torch_ipfs.IPFSIterableDataset(root, tmp_path / "data.car", batch_size=16)
+
+    def read_all(_: int) -> list[int]:
+        return [x for batch in dataset for x in batch["x"].tolist()]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert all(read == list(range(5000)) for read in threads.map(read_all, range(48)))
+    finally:
+        sys.setswitchinterval(before)

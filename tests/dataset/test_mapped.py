@@ -295,3 +295,14 @@ def test_a_transform_that_raises_stop_iteration_does_not_end_the_epoch(car: Writ
 def test_frameworks_may_make_a_sample_of_what_was_in_one(numbers: IPFSMapDataset) -> None:
     moved = [type(sample)({name: tensor + 1 for name, tensor in sample.items()}) for sample in (numbers[0], numbers[1])]
     assert default_collate(moved)["i"].tolist() == [1, 2]
+
+
+def test_a_transform_may_read_another_sample_of_its_dataset(car: Written) -> None:
+    """As mixup and pairs do; it waited for ever for the lock that it held."""
+
+    def paired(sample: dict[str, Any]) -> dict[str, Any]:
+        index = int(sample["index"])
+        return {**sample, "other": int(dataset[index + 1]["index"])} if index % 2 == 0 else sample
+
+    dataset = IPFSMapDataset(*car, transform=paired)
+    assert [sample["other"] for sample in dataset.__getitems__([4, 8])] == [5, 9]

@@ -10,17 +10,18 @@ class ProcessLock:
     """A mutex among the threads of one process.
 
     A plain lock that some thread holds while another forks stays locked in the child for good. Here each process has a
-    lock of its own, made on first use. It pickles, as a fresh one.
+    lock of its own, made on first use. It pickles, as a fresh one. The thread that holds it may take it again: what it calls,
+    or the garbage collector in it, may come by.
     """
 
     __slots__ = ("_locks",)
 
     def __init__(self) -> None:
-        self._locks: dict[int, threading.Lock] = {}
+        self._locks: dict[int, threading.RLock] = {}
 
     def __enter__(self) -> None:
         # setdefault is one step under the GIL: two threads get the same lock.
-        self._locks.setdefault(os.getpid(), threading.Lock()).acquire()
+        self._locks.setdefault(os.getpid(), threading.RLock()).acquire()
 
     def __exit__(self, *_: object) -> None:
         self._locks[os.getpid()].release()

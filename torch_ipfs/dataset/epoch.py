@@ -136,6 +136,10 @@ class EpochShare:
 
     def __next__(self) -> Step:
         """The next step. Its rows stay open until the next call."""
+        with self.reader.lock:
+            return self._next()
+
+    def _next(self) -> Step:
         self._close_substitutes()
         rows = next(self._stream)
         self._given_out += len(rows)
@@ -153,8 +157,9 @@ class EpochShare:
 
     def close(self) -> None:
         """Cancel what is in flight. May be called twice."""
-        self._stream.close()
-        self._close_substitutes()
+        with self.reader.lock:
+            self._stream.close()
+            self._close_substitutes()
 
     def _close_substitutes(self) -> None:
         while self._substitutes:

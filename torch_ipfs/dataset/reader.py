@@ -1,6 +1,6 @@
 """One process's way into one dataset: where samples lie, which of their shards are open, and batches of those.
 
-It runs in the caller's thread alone.
+It runs in the caller's thread alone; passes in several threads take turns by its lock.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from torch_ipfs.blockstore.base import Block, Blockstore
 from torch_ipfs.blockstore.open import is_uncached
+from torch_ipfs.blockstore.process_lock import ProcessLock
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.collate import Batch
 from torch_ipfs.dataset.known_leaves import KnownLeaves
@@ -97,6 +98,8 @@ class Reader:
         self, store: Blockstore, manifest: Manifest, schema: Schema, columns: tuple[str, ...] | None = None
     ) -> None:
         self.store, self.manifest, self.schema = store, manifest, schema
+        self.lock = ProcessLock()
+        """Held while shards are opened, read or let go of."""
         self.table = ShardTable(self.schema.select(columns))
         self._names = frozenset(self.schema.names)
         self._leaves: dict[int, Leaf | ByRow] = {}
@@ -233,20 +236,27 @@ class Reader:
     def batch(self, rows: Rows) -> Batch:
         """The values of ``rows``, all of which could be had, as one batch."""
         self.counters[SAMPLES] += len(rows)
-        return self.table.batch(rows.slots, rows.rows) if len(rows) else {}
+        with self.lock:
+            return self.table.batch(rows.slots, rows.rows) if len(rows) else {}
 
     def batches(self, rows: Rows, batch_rows: int) -> Iterator[list[Batch]]:
         """The values of ``rows``, all of which could be had, as batches of ``batch_rows`` and a shorter last one. Small ones
         come several at a time.
         """
         at_once = max(1, _GATHERED_BYTES // (self.row_bytes * batch_rows))
-        for made in self.table.batches(rows.slots, rows.rows, batch_rows, at_once=at_once):
+        batches = self.table.batches(rows.slots, rows.rows, batch_rows, at_once=at_once)
+        while True:
+            with self.lock:
+                made = next(batches, None)
+            if made is None:
+                return
             self.counters[SAMPLES] += min(len(made) * batch_rows, len(rows))
             yield made
 
     def forget_broken(self) -> None:
         """Try again, from now on, what could not be had: a new epoch may find it."""
-        self._broken.clear()
-        self.manifest.forget_broken()
-        if self._fetched is not None:
-            self._fetched.clear()
+        with self.lock:
+            self._broken.clear()
+            self.manifest.forget_broken()
+            if self._fetched is not None:
+                self._fetched.clear()
