@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import multiprocessing
 import pickle
@@ -252,6 +253,27 @@ def test_torchs_loader_sees_the_same(car: Written) -> None:
     theirs = DataLoader(shuffled(car), batch_size=None, num_workers=2)
     for one, other in zip(theirs, make_dataloader(shuffled(car)), strict=True):
         assert torch.equal(one["features"], other["features"])
+
+
+def test_a_ctrl_c_as_workers_are_started_leaves_none_and_prints_nothing(
+    car: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = set(multiprocessing.active_children())
+    ignored: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", ignored.append)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with closing(make_dataloader(shuffled(car), num_workers=2)) as loader:
+        with monkeypatch.context() as patched:
+            patched.setattr("torch.utils.data._utils.signal_handling._set_worker_pids", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                iter(loader)
+        gc.collect()
+        assert set(multiprocessing.active_children()) == others
+        assert ignored == []
+        assert indices(loader) == indices(shuffled(car))
 
 
 def test_a_loader_whose_worker_was_killed_goes_on_with_new_ones(car: Written) -> None:

@@ -146,6 +146,8 @@ def _end(iterator: object) -> None:
         # This process was forked from theirs, which goes on with them.
         iterator._shutdown = True  # noqa: SLF001
         return
+    if not hasattr(iterator, "_workers_status"):  # a Ctrl-C came as they were started
+        iterator._workers_status = [True] * len(workers)  # noqa: SLF001
     for worker in workers:
         worker.kill()  # where they are told to end they do no more than this either, unless they are stopped
     # A worker that ended while it looked at this event holds its lock for ever, and torch would wait for that.
