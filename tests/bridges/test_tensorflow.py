@@ -178,22 +178,28 @@ class TestGivenSignatures:
         assert set(out) == {"a", "b"}
         assert (out["a"].dtype, out["b"].dtype) == (tf.float16, tf.float64)
 
-    def test_a_sequence_is_in_the_fields_order(self) -> None:
+    @pytest.mark.parametrize("kind", [tuple, list])
+    def test_a_sequence_is_in_the_fields_order(self, kind: type[Any]) -> None:
         given = (
             tf.TensorSpec((None, 2), tf.float32),
             tf.TensorSpec((None,), tf.int32),
             tf.TensorSpec((None,), tf.string),
         )
-        out = passed(self.BATCH, self.FIELDS, output_signature=given)
+        out = passed(self.BATCH, self.FIELDS, output_signature=kind(given))
         assert [part.dtype for part in out] == [tf.float32, tf.int32, tf.string]
 
     def test_one_spec_is_the_only_fields(self) -> None:
         out = passed({"b": np.array([7])}, schema(b=Field("int64")), output_signature=tf.TensorSpec((None,), tf.int64))
         assert out.numpy().tolist() == [7]
 
+    def test_whole_numbers_do_not_wrap(self) -> None:
+        given = tf.TensorSpec((None,), tf.int32)
+        with pytest.raises(tf.errors.UnknownError, match="int32 does not hold all of its values"):
+            passed({"b": np.array([7, 2**32])}, schema(b=Field("int64")), output_signature=given)
+
     def test_a_signature_of_other_fields_is_refused(self) -> None:
         spec = tf.TensorSpec((None,), tf.int64)
-        for given in ({"z": spec}, (spec,), spec):
+        for given in ({"z": spec}, {}, (spec,), spec):
             with pytest.raises(OptionError, match="output_signature"):
                 tensorflow_dataset(lambda: iter([]), self.FIELDS, num_elements=0, output_signature=given)
 
@@ -205,6 +211,7 @@ class TestGivenSignatures:
             (tf.TensorSpec((None, None), tf.float32), [[1.0], [1.0, 2.0]]),
             (tf.TensorSpec((None,), tf.float32), [1.0, None]),
             (tf.TensorSpec((None,), tf.string), ["a", None]),
+            (tf.TensorSpec((None,), tf.string), np.ones(1, "f4")),
         ],
     )
     def test_values_that_do_not_fit_name_the_field(self, given: Any, values: Any) -> None:

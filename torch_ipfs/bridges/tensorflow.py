@@ -71,6 +71,7 @@ def tensorflow_dataset(
         elements, signature = batches, output_signature
     else:
         signature = signature_of(schema, batched=batched) if output_signature is None else output_signature
+        signature = tuple(signature) if isinstance(signature, list) else signature  # which tf.data takes for a tensor
         element = _element(signature, schema)
 
         def elements() -> Iterator[Any]:
@@ -147,10 +148,12 @@ def _element(signature: Any, schema: Schema) -> Callable[[Batch], Any]:
     """From a batch to what ``signature`` says, in its structure."""
     fields, names = dict(schema.fields), _names(schema)
     if isinstance(signature, Mapping):
+        if not signature:
+            raise OptionError(f"output_signature names no field; the dataset has {', '.join(map(repr, names))}")
         if unknown := [name for name in signature if name not in fields]:
             raise OptionError(f"output_signature has {unknown[0]!r}; the dataset has {', '.join(map(repr, names))}")
         return lambda batch: {name: _value(name, batch[name], fields[name], spec) for name, spec in signature.items()}
-    specs = signature if isinstance(signature, list | tuple) else (signature,)
+    specs = signature if isinstance(signature, tuple) else (signature,)
     if len(specs) != len(names):
         raise OptionError(
             f"output_signature has {len(specs)} parts, the dataset {len(names)} fields: {', '.join(map(repr, names))}; "
@@ -201,7 +204,7 @@ def _array(value: Any, field: Field, dtype: Any) -> npt.NDArray[Any]:
     """``value`` as an array that TensorFlow takes for one of ``dtype``: lists of equal lengths become further dimensions."""
     while field.item is not None:
         field = field.item
-    if dtype.name == "string":
+    if dtype.name == "string" and not isinstance(value, np.ndarray | np.generic):
         return np.array(_encoded(value), dtype=object)
     if isinstance(value, np.ndarray | np.generic):  # the second is one element of a column
         return _numbers(value, field.dtype, dtype)
@@ -218,7 +221,13 @@ def _numbers(value: npt.NDArray[Any] | np.generic, storage: str, dtype: Any) -> 
     if storage == "bfloat16" == dtype.name:
         bits: npt.NDArray[Any] = array.view(dtype.as_numpy_dtype)
         return bits
-    return widen(storage, array).astype(dtype.as_numpy_dtype, casting="same_kind", copy=False)
+    if dtype.name == "string":
+        raise TypeError(f"its values are {storage}")
+    wide = widen(storage, array)
+    numbers: npt.NDArray[Any] = wide.astype(dtype.as_numpy_dtype, casting="same_kind", copy=False)
+    if numbers.dtype.kind in "iu" and numbers is not wide and not np.array_equal(numbers, wide):
+        raise OverflowError(f"{dtype.name} does not hold all of its values")
+    return numbers
 
 
 def _encoded(value: Any) -> Any:
