@@ -231,6 +231,15 @@ def test_push_takes_roots_of_any_length(run: Run, tmp_path: Path, codec_name: st
     assert CarBlockstore(tmp_path / "to.car").roots == [cid]
 
 
+def test_push_does_not_replace_the_file_that_it_reads(run: Run, tmp_path: Path) -> None:
+    cid = write(tmp_path / "a.car")
+    (tmp_path / "link.car").symlink_to("a.car")
+    before = (tmp_path / "a.car").read_bytes()
+    status, _, err = run("push", cid, tmp_path / "a.car", tmp_path / "link.car")
+    assert (status, "would be replaced" in err) == (2, True)
+    assert (tmp_path / "a.car").read_bytes() == before
+
+
 def test_push_of_a_broken_dataset_leaves_no_file(run: Run, tmp_path: Path) -> None:
     cid = write(tmp_path / "a.car")
     last = [other for other in CarBlockstore(tmp_path / "a.car").cids() if other != cid][-1]

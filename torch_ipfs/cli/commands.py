@@ -12,7 +12,7 @@ from torch_ipfs.cli.text import escaped, of_count, of_fields, of_shards, printab
 from torch_ipfs.cli.walk import Found, Pinning, Walk
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.progress import progress_bar
-from torch_ipfs.dataset.write_out import Out, open_sink
+from torch_ipfs.dataset.write_out import Out, check_not_replaced, open_sink
 from torch_ipfs.errors import TorchIPFSError
 from torch_ipfs.manifest.naming import resolve_root
 from torch_ipfs.manifest.tree import Manifest
@@ -76,6 +76,7 @@ def push(chosen: Namespace) -> int:
     """Copy every block. Nothing is pinned, and no CAR file is at its place, before all are there."""
     store, manifest = _open(chosen)
     target = _target(chosen.target)
+    check_not_replaced(store, target)
     counted, pins = _Counted(), Pinning(manifest.root)
     with open_sink(target, root=manifest.root) as sink, progress_bar("pushing", "B") as advance:
         pinning = sink.store if isinstance(sink.store, PinningBlockstore) else None

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch_ipfs.blockstore.base import Blockstore
-from torch_ipfs.blockstore.car_file import CarBlockstore
-from torch_ipfs.blockstore.directories import absolute
 from torch_ipfs.blockstore.open import Source, open_blockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.leaves import dataset_schema
 from torch_ipfs.dataset.write import HashFunction, check_hash_function, root_extras
-from torch_ipfs.dataset.write_out import Out, open_sink
+from torch_ipfs.dataset.write_out import Out, check_not_replaced, open_sink
 from torch_ipfs.errors import OptionError
 from torch_ipfs.manifest.build import ManifestBuilder
 from torch_ipfs.manifest.naming import resolve_root
@@ -50,7 +46,7 @@ def merge_datasets(
         raise OptionError(f"roots is a list of datasets, not {str(roots)!r}")
     extras = root_extras(name, description, version, created_at, metadata)
     store = open_blockstore(source)
-    _check_not_replaced(store, out)
+    check_not_replaced(store, out)
     manifests = [Manifest(store, resolve_root(store, root)) for root in roots]
     if not manifests:
         raise OptionError("merging takes one dataset at least")
@@ -64,18 +60,6 @@ def merge_datasets(
         root = builder.finish({**extras, "schema": schemas[0].to_ipld()})
         sink.commit(root)
     return root
-
-
-def _check_not_replaced(store: Blockstore, out: Out | None) -> None:
-    """:raises OptionError: ``out`` is a CAR file of ``store``: the new nodes alone would stand in its place."""
-    if not isinstance(out, str | os.PathLike):
-        return
-    path = os.path.realpath(absolute(out))
-    for source in getattr(store, "stores", [store]):
-        if isinstance(source, CarBlockstore) and os.path.realpath(source.source) == path:
-            raise OptionError(
-                f"out is {str(out)!r}, which holds what is merged and would be replaced: name another file"
-            )
 
 
 def _add_children(builder: ManifestBuilder, manifest: Manifest) -> None:

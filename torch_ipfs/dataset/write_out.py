@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from torch_ipfs.blockstore.base import Block, Blockstore, is_store
-from torch_ipfs.blockstore.directories import home_expanded
+from torch_ipfs.blockstore.car_file import CarBlockstore
+from torch_ipfs.blockstore.directories import absolute, home_expanded
 from torch_ipfs.blockstore.local import LocalBlockstore
 from torch_ipfs.blockstore.open import is_network, open_blockstore
 from torch_ipfs.codec import car
@@ -76,6 +77,16 @@ def open_sink(out: Out, *, root: CID = car.PLACEHOLDER_ROOT) -> Sink:
     if is_store(out):
         return _StoreSink(out)
     raise OptionError(f"out is a path or a Blockstore, not a {type(out).__name__}")
+
+
+def check_not_replaced(store: Blockstore, out: Out | None) -> None:
+    """:raises OptionError: ``out`` is a CAR file of ``store``: what is written alone would stand in its place."""
+    if not isinstance(out, str | os.PathLike):
+        return
+    path = os.path.realpath(absolute(out))
+    for source in getattr(store, "stores", [store]):
+        if isinstance(source, CarBlockstore) and os.path.realpath(source.source) == path:
+            raise OptionError(f"out is {str(out)!r}, which is read from and would be replaced: name another file")
 
 
 def _sink_of_path(path: Path, text: str, root: CID) -> Sink:
