@@ -58,6 +58,13 @@ def test_a_row_larger_than_a_block_is_a_file_of_blocks() -> None:
             assert torch.equal(samples[1]["video"], torch.from_numpy(video))
 
 
+def test_a_row_larger_than_is_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch_ipfs.dataset.write_layouts.MAX_READ_BYTES", 2**16)
+    rows = [{"x": bytes(100)}, {"x": bytes(2**16)}]
+    with pytest.raises(SampleError, match=r"sample 1 takes 65.* make several samples"):
+        write_dataset(rows, MemoryBlockstore(), shard_bytes=2**15)
+
+
 def test_large_shards_are_files_of_blocks() -> None:
     samples = {"x": np.arange(10**6)}
     store = MemoryBlockstore()

@@ -167,3 +167,12 @@ def test_golden_shards(name: str) -> None:
     """The bytes of a shard are a promise: a dataset that was written years ago keeps its CID when it is written again."""
     make, cid = GOLDEN[name]
     assert str(CID.of(packed(*make()))) == cid
+
+
+def test_lists_of_more_nothing_than_is_read_are_refused() -> None:
+    schema = Schema((("x", Field("list", item=Field("null"))),))
+    arrays = arrays_from_rows([{"x": [None] * 2**20}, {"x": [None]}], schema)
+    packer = Packer(schema)
+    assert unpack(packer.pack(arrays, 0, 1), CID.of(b"")).num_rows == 1
+    with pytest.raises(OptionError, match="lists of 1048577 values that take no room"):
+        packer.pack(arrays, 0, 2)

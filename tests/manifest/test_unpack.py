@@ -273,7 +273,25 @@ class TestForged:
         kind = pa.int8()
         for _ in range(MAX_DEPTH + 1):
             kind = pa.list_(kind)
+        refused(stream(pa.table({"x": pa.array([], kind)})), "32 deep")
+        for _ in range(MAX_DEPTH):
+            kind = pa.list_(kind)
         refused(stream(pa.table({"x": pa.array([], kind)})), "levels")
+
+    def test_many_and_deep_tensors_are_read_which_are_several_of_arrows_fields_each(self) -> None:
+        ragged = deep = Field("bfloat16", (None,))
+        for _ in range(MAX_DEPTH - 1):
+            deep = Field("struct", fields=(("x", deep),))
+        schema = Schema((("deep", deep), *((f"c{i}", ragged) for i in range(2100))))
+        row: dict[str, Any] = dict.fromkeys(schema.names, b"ab")
+        for _ in range(MAX_DEPTH - 1):
+            row["deep"] = {"x": row["deep"]}
+        assert unpack(packed(schema, [row]), X).schema == schema
+
+    def test_no_vector_of_a_message_is_believed_to_be_as_long_as_it_says(self) -> None:
+        nodes = bytes(16 * (8 * MAX_FIELDS + 1))
+        batch = record_batch_message(1, nodes, b"", 0)
+        refused(shard_of(schema_message(Schema((("x", Field("int8")),))), batch, b""), "at most")
 
     def test_a_schema_whose_fields_refer_to_each_other(self) -> None:
         """A field that is its own child, as offsets alone can say it, is a schema without an end."""

@@ -14,6 +14,7 @@ from torch_ipfs.manifest.build import FANOUT, MAX_BLOCK_BYTES, ManifestBuilder
 from torch_ipfs.manifest.embed import samples_of
 from torch_ipfs.manifest.pack import MAX_SHARD_ROWS, Packer
 from torch_ipfs.manifest.schema import Schema
+from torch_ipfs.unixfs.file_reader import MAX_READ_BYTES
 from torch_ipfs.unixfs.file_writer import Put
 
 Columns = Mapping[str, Array]
@@ -49,7 +50,7 @@ class PackedLayout:
         self._builder = ManifestBuilder(put, hash_function)
         self.rows_per_shard = self._packer.rows_per_shard(shard_bytes)
         self._pieces: list[Columns] = []
-        self._num_rows = self._num_bytes = 0
+        self._num_rows = self._num_bytes = self._num_written = 0
 
     def add(self, columns: Columns, num_rows: int) -> None:
         self._pieces.append(columns)
@@ -89,6 +90,13 @@ class PackedLayout:
         return stop, stop < self._num_rows
 
     def _shard(self, columns: Columns, start: int, stop: int) -> None:
+        size_bytes = self._packer.packed_bytes(columns, start, stop)
+        if size_bytes > MAX_READ_BYTES:  # of one row, since no shard_bytes is as much
+            raise SampleError(
+                f"sample {self._num_written} takes {size_bytes} bytes, over {MAX_READ_BYTES}, which no reader takes: make "
+                "several samples of it"
+            )
+        self._num_written += stop - start
         data = self._packer.pack(columns, start, stop)
         if len(data) > MAX_BLOCK_BYTES:
             cid = unixfs.write(data, self._put, hash_function=self._hash_function)

@@ -38,6 +38,10 @@ _FIXED_TENSOR, _VARIABLE_TENSOR = "arrow.fixed_shape_tensor", "arrow.variable_sh
 _NAME_KEY, _METADATA_KEY, _DTYPE_KEY = "ARROW:extension:name", "ARROW:extension:metadata", "torch_ipfs.dtype"
 _MAX_METADATA_ENTRIES = 64
 _MAX_METADATA_BYTES = 4096
+_TENSOR_LEVELS = 2
+"""Levels of Arrow's fields below a tensor of varying shape, which is one field of a schema: a struct of lists."""
+_MAX_TABLES = 8 * MAX_FIELDS
+"""Such a tensor takes five fields and three entries of metadata. :class:`Schema` has the bound on what these make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,9 @@ def read_schema(message: Table) -> tuple[tuple[str, Layout], ...]:
         raise ManifestError("it does not begin with a schema")
     if message.scalar(0, "h") not in (VERSION_4, VERSION_5) or body.scalar(0, "h") != 0:
         raise ManifestError("its format is not little-endian Arrow 1.0 or later")
-    budget = [MAX_FIELDS]
+    budget = [_MAX_TABLES]
     try:
-        return tuple(_read_field(table, MAX_DEPTH, budget) for table in body.tables(1, MAX_FIELDS))
+        return tuple(_read_field(table, MAX_DEPTH + _TENSOR_LEVELS, budget) for table in body.tables(1, MAX_FIELDS))
     except OptionError as error:
         raise ManifestError(str(error)) from None
 
@@ -171,15 +175,16 @@ def _json(value: Any) -> str:
 
 
 def _read_field(table: Table, depth: int, budget: list[int]) -> tuple[str, Layout]:
-    """``budget`` holds how many more fields may come: a list of one, counted down by every level."""
-    budget[0] -= 1
+    """``budget`` holds how many more fields and entries of metadata may come: a list of one, which every level counts down."""
+    entries = table.tables(6, _MAX_METADATA_ENTRIES)
+    budget[0] -= 1 + len(entries)
     if depth <= 0 or budget[0] < 0:
         raise ManifestError(f"its schema is over {MAX_DEPTH} levels or {MAX_FIELDS} fields")
     name = table.text(0, MAX_NAME_BYTES) or ""
     if table.table(4) is not None:
         raise ManifestError(f"field {name[:40]!r} is dictionary-encoded, which is refused")
     children = [_read_field(child, depth - 1, budget) for child in table.tables(5, MAX_FIELDS)]
-    metadata = _read_metadata(table)
+    metadata = _read_metadata(entries)
     extension = metadata.pop(_NAME_KEY, None)
     kind, details = table.scalar(2, "B"), table.table(3)
     if details is None:
@@ -194,9 +199,9 @@ def _read_field(table: Table, depth: int, budget: list[int]) -> tuple[str, Layou
     return name, replace(layout, field=replace(layout.field, nullable=nullable), nodes=nodes, buffers=buffers)
 
 
-def _read_metadata(table: Table) -> dict[str, str]:
+def _read_metadata(entries: list[Table]) -> dict[str, str]:
     metadata = {}
-    for entry in table.tables(6, _MAX_METADATA_ENTRIES):
+    for entry in entries:
         key, value = entry.text(0, _MAX_METADATA_BYTES), entry.text(1, _MAX_METADATA_BYTES)
         metadata[key or ""] = value or ""
     return metadata

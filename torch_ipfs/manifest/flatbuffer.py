@@ -77,10 +77,12 @@ class Table:
         places = range(target + 4, target + 4 + 4 * count, 4)
         return [Table(self._buffer, place + int(_read(_U32, self._buffer, place))) for place in places]
 
-    def structs(self, slot: int, size_bytes: int) -> bytes:
-        """A vector of structs of ``size_bytes`` each, as its bytes."""
+    def structs(self, slot: int, size_bytes: int, max_count: int) -> bytes:
+        """A vector of structs of ``size_bytes`` each, as its bytes; more than ``max_count`` are an error."""
         target = self._target(slot)
         count = int(_read(_U32, self._buffer, target)) if target else 0
+        if count > max_count:
+            raise ManifestError(f"{count} entries where at most {max_count} are allowed")
         if target + 4 + count * size_bytes > len(self._buffer) and count:
             raise ManifestError(f"a vector of {count} entries goes over the message's end")
         return self._buffer[target + 4 : target + 4 + count * size_bytes]

@@ -107,7 +107,18 @@ class Packer:
         for name in self.schema.names:
             body.add(columns[name], start, stop)
         parts: list[Any] = [self._head, _framed(body.message(stop - start)), *body.parts, END_OF_STREAM]
-        return b"".join(parts)
+        shard = b"".join(parts)
+        if body.most_values > most_values(len(shard)):
+            raise OptionError(
+                f"a shard of {len(shard)} bytes has lists of {body.most_values} values that take no room (None or empty "
+                "maps), and would not be read; make shard_bytes smaller, or leave them out"
+            )
+        return shard
+
+
+def most_values(shard_bytes: int) -> int:
+    """How many values of a field a shard may have, rows and items of lists: some take no room, and claims are free."""
+    return max(MAX_SHARD_ROWS, 8 * shard_bytes)
 
 
 def _framed(message: bytes) -> bytes:
@@ -162,6 +173,10 @@ class _Body:
         self._nodes: list[tuple[int, int]] = []
         self._buffers: list[tuple[int, int]] = []
         self._length_bytes = 0
+
+    @property
+    def most_values(self) -> int:
+        return max((length for length, _ in self._nodes), default=0)
 
     def message(self, num_rows: int) -> bytes:
         nodes, buffers = (np.array(pairs, dtype="<i8").tobytes() for pairs in (self._nodes, self._buffers))

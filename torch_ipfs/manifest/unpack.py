@@ -34,11 +34,13 @@ from torch_ipfs.manifest.arrow_schema import RECORD_BATCH_MESSAGE, VERSION_4, VE
 from torch_ipfs.manifest.column import Column, FixedColumn, ObjectColumn, Shard, StructColumn
 from torch_ipfs.manifest.flatbuffer import Table
 from torch_ipfs.manifest.link_check import check_links
-from torch_ipfs.manifest.pack import CONTINUATION, END_OF_STREAM, MAX_SHARD_ROWS, PREFIX
-from torch_ipfs.manifest.schema import MAX_ROW_BYTES, STORAGE, Field, Schema
+from torch_ipfs.manifest.pack import CONTINUATION, END_OF_STREAM, PREFIX, most_values
+from torch_ipfs.manifest.schema import MAX_FIELDS, MAX_ROW_BYTES, STORAGE, Field, Schema
 
 _CACHED_MESSAGE_BYTES = 65_536
 _DECODED_AT_ONCE_BYTES = 2**22
+_MAX_BUFFERS = 8 * MAX_FIELDS
+"""Of a record batch, and of its nodes: a tensor of varying shape takes as many buffers, and nothing more of either."""
 
 Fields = tuple[tuple[str, Layout], ...]
 
@@ -181,9 +183,10 @@ def _header(message: bytes) -> tuple[int, int, list[list[int]], list[list[int]]]
         raise ManifestError("its schema is not followed by a record batch")
     if table.scalar(0, "h") not in (VERSION_4, VERSION_5):
         raise ManifestError("its record batch is of a version that is not known")
-    if header.table(3) is not None or header.structs(4, 8):
+    if header.table(3) is not None or header.structs(4, 8, _MAX_BUFFERS):
         raise ManifestError("it is compressed or has views, which is refused; write it plainly")
-    nodes, buffers = (np.frombuffer(header.structs(slot, 16), dtype="<i8").reshape(-1, 2).tolist() for slot in (1, 2))
+    pairs = (header.structs(slot, 16, _MAX_BUFFERS) for slot in (1, 2))
+    nodes, buffers = (np.frombuffer(pair, dtype="<i8").reshape(-1, 2).tolist() for pair in pairs)
     return header.scalar(0, "q"), table.scalar(3, "q"), nodes, buffers
 
 
@@ -214,7 +217,7 @@ class _Batch:
             raise ManifestError("after its one record batch there is more")
         self._body = view[start : self.end]
         self.has_validity = False
-        self._max_rows = max(MAX_SHARD_ROWS, 8 * len(view))
+        self._max_rows = most_values(len(view))
         self._node = self._buffer = self._end = 0
 
     def read(self, fields: Fields, names: tuple[str, ...]) -> list[Array]:
