@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ import pytest
 from tests.network.gateways import CID_0, DATA_0, DEADLINE_S, block, gateway, holding
 from tests.network.staged import Asked, Connection, serving
 from torch_ipfs.blockstore import connector
+from torch_ipfs.blockstore.base import Blockstore
+from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
+from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, TransportError
 
@@ -75,7 +79,8 @@ def test_the_window_is_bounded_in_bytes(window_bytes: int, most: int):
         assert len(list(answers)) == 80
 
 
-def test_an_iterator_that_is_left_cancels_what_is_in_flight():
+@pytest.mark.parametrize("wrappers", ["", "cached", "tiered", "cached tiered", "tiered cached"])
+def test_an_iterator_that_is_left_cancels_what_is_in_flight(wrappers: str, tmp_path: Path):
     waiting = threading.Semaphore(0)
 
     def service(asked: Asked, connection: Connection) -> None:
@@ -86,7 +91,10 @@ def test_an_iterator_that_is_left_cancels_what_is_in_flight():
             waiting.release()  # the client has gone
 
     cids = [block(i)[0] for i in range(500)]
-    with gateway(service, in_flight=4, stall_s=1000.0, timeout_s=1000.0) as (store, server):
+    with gateway(service, in_flight=4, stall_s=1000.0, timeout_s=1000.0) as (inner, server):
+        store: Blockstore = inner
+        for wrapper in reversed(wrappers.split()):
+            store = CachedBlockstore(store, tmp_path) if wrapper == "cached" else TieredBlockstore([store])
         answers = store.get_many(cids)
         assert next(answers) == DATA_0
         answers.close()  # type: ignore[attr-defined]

@@ -160,6 +160,16 @@ def close_iterator(iterator: object) -> None:
             close()
 
 
+def when_left(cids: object, call: Callable[[], None]) -> None:
+    """Have ``call`` made, in any thread, as soon as nobody wants the blocks of ``cids`` any more, if those tell.
+
+    A wrapper has another thread wait in a store's iterator, which cannot be closed meanwhile.
+    """
+    tell = getattr(cids, "when_left", None)
+    if tell is not None:
+        tell(call)
+
+
 def unreachable_at(store: Blockstore) -> float | None:
     """When ``store`` found nobody listening where it has its blocks from, if it tells, and has not been answered since."""
     found = getattr(store, "unreachable_at", None)

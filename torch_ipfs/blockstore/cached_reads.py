@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, identity_block
+from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES, Block, identity_block, when_left
 from torch_ipfs.blockstore.collecting import put_off
 from torch_ipfs.blockstore.disk_cache import Unchecked
 from torch_ipfs.blockstore.fetch_ahead import Ahead, Answer, FetchThread, Request
@@ -54,6 +54,7 @@ class CachedReads:
 
     def answers(self, cids: Iterable[CID], *, return_exceptions: bool) -> Iterator[Block | TorchIPFSError]:
         """What :meth:`torch_ipfs.blockstore.base.Blockstore.get_many` promises."""
+        when_left(cids, self._ahead.leave)
         try:
             yield from self._ahead.in_order(map(self._ask, cids), self._finish, return_exceptions=return_exceptions)
         finally:
@@ -88,6 +89,7 @@ class CachedReads:
             pass
         with self._ahead.changed:
             while not request.settled:
+                self._ahead.check_wanted()
                 self._ahead.changed.wait()
         if request.answer is not None:
             return request.answer

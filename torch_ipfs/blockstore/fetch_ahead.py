@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from torch_ipfs.blockstore.base import Block, Blockstore, close_iterator, source_of
-from torch_ipfs.blockstore.collecting import join
+from torch_ipfs.blockstore.collecting import join, put_off
 from torch_ipfs.codec.cid import CID
-from torch_ipfs.errors import TorchIPFSError, TransportError
+from torch_ipfs.errors import StoreClosed, TorchIPFSError, TransportError
 
 Answer = Block | BaseException
 
@@ -73,6 +73,7 @@ class Ahead(Generic[R]):
         self.pending: deque[R] = deque()
         self._failure: Exception | None = None
         self.is_closed = False
+        self._is_left = False
         self._process = os.getpid()
 
     @property
@@ -107,6 +108,20 @@ class Ahead(Generic[R]):
         with self.changed:
             while self.is_full and not self.is_closed and not (self.awaited is not None and is_awaited(self.awaited)):
                 self.changed.wait()
+
+    def leave(self) -> None:
+        """Let the reader go where it waits: whoever has it read wants nothing any more. Any thread."""
+        with self.changed:
+            self._is_left = True
+            self.changed.notify_all()
+
+    def check_wanted(self) -> None:
+        """To be called by a reader before it waits.
+
+        :raises StoreClosed: nobody wants what it waits for.
+        """
+        if self._is_left:
+            raise StoreClosed("nobody wants these blocks any more")
 
     def in_order(
         self, requests: Iterator[R], finish: Callable[[R], Answer], *, return_exceptions: bool
@@ -206,6 +221,7 @@ class FetchThread(Generic[R]):
         self._asked: deque[R] = deque()
         self._ran_dry = False
         self._thread: threading.Thread | None = None
+        self._feed: _Feed | None = None
         self._closed = False
 
     def ask(self, request: R) -> None:
@@ -239,6 +255,9 @@ class FetchThread(Generic[R]):
             self._closed = True
             self._queue.clear()
             self._changed.notify()
+            feed = self._feed
+        if feed is not None:
+            put_off(feed.leave)
         if self._thread is not None:
             join(self._thread, FAREWELL_S)
 
@@ -261,7 +280,7 @@ class FetchThread(Generic[R]):
             "the store stopped before it had answered for all blocks", source=source_of(self._store)
         )
         try:
-            results = self._store.get_many(_Feed(self._next), return_exceptions=True)
+            results = self._store.get_many(self._new_feed(), return_exceptions=True)
             got_nowhere = not self._take_all(results) and not self._ran_dry
         except OSError as error:
             failure = TransportError(f"the store failed: {error}", source=source_of(self._store))
@@ -281,6 +300,13 @@ class FetchThread(Generic[R]):
                 self._dropped(request)
             else:
                 self._hand_on(request, failure)
+
+    def _new_feed(self) -> _Feed:
+        with self._changed:
+            self._feed = _Feed(self._next)
+            if self._closed:
+                self._feed.leave()
+            return self._feed
 
     def _take_all(self, results: Iterator[Block | TorchIPFSError]) -> int:
         """Hand on what the store answers; how many answers there were."""
@@ -328,10 +354,31 @@ class FetchThread(Generic[R]):
 
 
 class _Feed:
-    """An iterator that ends when there is nothing to ask, and goes on when there is again, for a store that asks again."""
+    """An iterator that ends when there is nothing to ask, and goes on when there is again, for a store that asks again.
+
+    Stores that wait for long are told when nobody wants their answers any more; see
+    :func:`~torch_ipfs.blockstore.base.when_left`.
+    """
 
     def __init__(self, next_cid: Callable[[], CID | None]) -> None:
         self._next_cid = next_cid
+        self._calls: list[Callable[[], None]] = []
+        self._is_left = False
+        self._mutex = threading.Lock()
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        with self._mutex:
+            if not self._is_left:
+                self._calls.append(call)
+                return
+        call()
+
+    def leave(self) -> None:
+        with self._mutex:
+            self._is_left = True
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
 
     def __iter__(self) -> _Feed:
         return self

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from torch_ipfs.blockstore.base import Block, identity_block
+from torch_ipfs.blockstore.base import Block, identity_block, when_left
 from torch_ipfs.blockstore.fetch_ahead import Ahead, Answer, FetchThread, Request
 from torch_ipfs.blockstore.tier_source import TierSource, reason
 from torch_ipfs.codec.cid import CID
@@ -117,6 +117,7 @@ class TierRouter:
         waits_since = time.monotonic()
         with self.ahead.changed:
             while request.answer is None:
+                self.ahead.check_wanted()
                 source = self._asked_last(request)
                 since = max(waits_since, request.asked_at[source.place])
                 left_s = since + self._patience_s(source, request) - time.monotonic()
@@ -186,6 +187,7 @@ class TierReads:
 
     def answers(self, cids: Iterable[CID], *, return_exceptions: bool) -> Iterator[Block | TorchIPFSError]:
         """What :meth:`torch_ipfs.blockstore.base.Blockstore.get_many` promises."""
+        when_left(cids, self._ahead.leave)
         try:
             yield from self._ahead.in_order(
                 map(self._request, cids), self._router.wait, return_exceptions=return_exceptions

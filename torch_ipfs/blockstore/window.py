@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from torch_ipfs.blockstore.base import Block
+from torch_ipfs.blockstore.base import Block, when_left
 from torch_ipfs.blockstore.loop_thread import gone
 from torch_ipfs.blockstore.transport import Transport
 from torch_ipfs.codec.cid import CID
@@ -40,6 +40,7 @@ def in_order(
     """
     in_flight = transport.options.in_flight
     window = _Window(transport, fetch)
+    when_left(cids, window.leave)
     pending = iter(cids)
     failure: Exception | None = None
     try:
@@ -117,6 +118,12 @@ class _Window:
         if idle:
             self._thread.call_soon(self._fill_lanes)
         return answer
+
+    def leave(self) -> None:
+        """Let whoever waits for an answer go, by an error; any thread."""
+        with self._changed:
+            self._failure = gone()
+            self._changed.notify_all()
 
     def cancel(self) -> None:
         """Ask for nothing more and break off what is on its way."""
