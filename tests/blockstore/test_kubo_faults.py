@@ -149,6 +149,19 @@ def test_answers_of_another_form_are_transport_errors(answer: bytes):
         store.close()
 
 
+def test_a_line_without_end_is_not_read_to_its_end():
+    def service(asked: Asked, connection: Connection) -> None:
+        connection.head(200, {"Content-Type": "application/json"})
+        for _ in range(10**6):
+            connection.send(bytes(2**20))
+
+    with serving(service) as server:
+        store = KuboBlockstore(server.url, **options(timeout_s=1000.0))
+        with pytest.raises(TransportError, match="Kubo's RPC"):
+            list(store.cids())
+        store.close()
+
+
 def test_a_long_list_of_pins_is_parsed_once(monkeypatch: pytest.MonkeyPatch):
     from ipfshttpclient.encoding import Json
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Unpack
 
 from torch_ipfs.blockstore.base import Block, StrPath, identity_block
@@ -157,7 +158,7 @@ class KuboBlockstore(RemoteBlockstore):
         """Raw CIDs: the node keeps multihashes alone."""
         request = self._command("refs/local", None)
         with closing(BodyFile(self._transport, request)) as body:
-            for line in io.BufferedReader(body):
+            for line in iter(partial(io.BufferedReader(body).readline, _MOST_BYTES), b""):
                 body.allow_time()
                 with self._explained(None):
                     answer = json.loads(line)
