@@ -422,6 +422,18 @@ def test_transformed_samples_that_are_not_alike_make_no_batch(transform: Callabl
         next(iter(dataset))
 
 
+def test_samples_that_a_transform_gives_back_make_batches_by_their_schema() -> None:
+    store = torch_ipfs.MemoryBlockstore()
+    root = torch_ipfs.write_dataset({"x": [torch.zeros(1), torch.zeros(2)], "n": [None, 1.0]}, store)
+
+    def in_place(sample: dict[str, Any]) -> dict[str, Any]:
+        sample["x"].add_(1)
+        return sample
+
+    batches = list(IPFSIterableDataset(root, store, batch_size=2, transform=in_place))
+    assert repr(batches) == repr([{"x": [torch.ones(1), torch.ones(2)], "n": [None, torch.tensor(1.0)]}])
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_loader_that_batches_samples_itself_has_the_batches_of_the_dataset(num_workers: int) -> None:
     store = torch_ipfs.MemoryBlockstore()

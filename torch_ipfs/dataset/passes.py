@@ -14,7 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from torch_ipfs.dataset.collate import collate_samples, rows_of
 from torch_ipfs.dataset.epoch import EpochShare, Skipped, Step
 from torch_ipfs.dataset.reader import Rows
-from torch_ipfs.dataset.row import with_schema
+from torch_ipfs.dataset.row import is_as_read, with_schema
 from torch_ipfs.errors import ManifestError
 from torch_ipfs.plan.partition import Partition
 
@@ -225,11 +225,12 @@ def _batch(share: EpochShare, given: Given, rows: Rows) -> Any:
     if given.by_sample:
         samples: list[Any] = rows_of(batch, len(rows))
         if given.transform is not None:
-            samples = [given.transform(sample) for sample in samples]
+            samples = list(map(given.transform, with_schema(samples, share.reader.table.schema)))
         if given.collate_fn is not None:
             batch = given.collate_fn(samples)
         else:
-            batch = collate_samples(samples, share.reader.schema, transformed=given.transform is not None)
+            transformed = given.transform is not None and not all(map(is_as_read, samples))
+            batch = collate_samples(samples, share.reader.schema, transformed=transformed)
     return batch if given.batch_transform is None else given.batch_transform(batch)
 
 

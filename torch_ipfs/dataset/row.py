@@ -35,6 +35,11 @@ def with_schema(samples: list[Sample], schema: Schema) -> list[Sample]:
     return samples if all(field.fixed for _, field in schema.fields) else [Row(sample, schema) for sample in samples]
 
 
+def is_as_read(sample: Any) -> bool:
+    """Whether its schema still says what a sample is."""
+    return isinstance(sample, Row) and not sample.is_changed
+
+
 class Rows(list[Row]):
     """Samples that were read together.
 
@@ -129,7 +134,7 @@ def _collate_rows(batch: Sequence[Row], *, collate_fn_map: Any = None) -> Any:  
     if isinstance(batch, Rows) and batch.columns is not None:
         return batch.columns
     rows = list(batch)
-    if all(isinstance(row, Row) and not row.is_changed for row in rows):
+    if all(map(is_as_read, rows)):
         return collate_samples(rows, cast(Schema, rows[0].schema))
     return default_collate([dict(row) for row in rows])
 
