@@ -244,3 +244,10 @@ def _pair(item: dict[str, Any]) -> tuple[torch.Tensor, int]:
 
 def _label(item: dict[str, Any]) -> int:
     return int(item["labels"])
+
+
+def test_options_are_told_and_not_changed_in_silence(loader: IPFSDataLoader) -> None:
+    assert (loader.batch_size, loader.shuffle, loader.prefetch) == (5, True, 0)
+    for name in ("batch_size", "shuffle", "prefetch"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(loader, name, 1)

@@ -94,8 +94,7 @@ class IPFSDataLoader:
         if not isinstance(cache, bool | str | os.PathLike | None):
             raise OptionError(f"cache must be None, True, False or a folder, but is {cache!r}")
         self.ipfs_client = ipfs_client
-        self.batch_size, self.shuffle, self.prefetch = batch_size, shuffle, prefetch
-        self._num_workers = num_workers
+        self._prefetch, self._num_workers = prefetch, num_workers
         self._cache = cache
         self._options: dict[str, Any] = {
             "batch_size": batch_size,
@@ -181,6 +180,23 @@ class IPFSDataLoader:
         return self._loaded
 
     @property
+    def batch_size(self) -> int:
+        """Samples of a full batch, as this loader was made with; so for the two that follow."""
+        batch_size: int = self._options["batch_size"]
+        return batch_size
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether each epoch has an order of its own."""
+        shuffle: bool = self._options["shuffle"]
+        return shuffle
+
+    @property
+    def prefetch(self) -> int:
+        """Batches that each worker process reads ahead."""
+        return self._prefetch
+
+    @property
     def total_samples(self) -> int:
         """Samples of the whole dataset, whichever rank reads them; 0 where none is loaded."""
         loaded = self._loaded
@@ -255,9 +271,9 @@ class IPFSDataLoader:
     def _worker_options(self) -> dict[str, Any]:
         """What a DataLoader is told of workers; nothing where this process reads."""
         num_workers = 1 if self._num_workers is None else self._num_workers
-        if self.prefetch == 0 or num_workers == 0 or not self._goes_to_workers():
+        if self._prefetch == 0 or num_workers == 0 or not self._goes_to_workers():
             return {}
-        return {"num_workers": num_workers, "prefetch_factor": self.prefetch}
+        return {"num_workers": num_workers, "prefetch_factor": self._prefetch}
 
     def _goes_to_workers(self) -> bool:
         """Whether processes other than this one can read from the client."""
