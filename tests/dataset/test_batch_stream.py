@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +13,12 @@ import numpy as np
 import pytest
 
 import torch_ipfs
+from torch_ipfs.blockstore.base import Block
+from torch_ipfs.blockstore.car_file import CarBlockstore
+from torch_ipfs.codec.cid import CID
 from torch_ipfs.dataset.batch_stream import BatchStream
 from torch_ipfs.dataset.reader import Reader
+from torch_ipfs.errors import TorchIPFSError
 
 ROWS, SHARD_ROWS = 400, 100
 
@@ -58,3 +65,23 @@ def test_passes_in_several_threads_take_turns(tmp_path: Path, monkeypatch: pytes
             assert all(read == list(range(5000)) for read in threads.map(read_all, range(48)))
     finally:
         sys.setswitchinterval(before)
+
+
+class CollectingBlockstore(CarBlockstore):
+    """Has garbage collected in a thread that it waits for, as a thread of connections may at any time."""
+
+    def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
+        thread = threading.Thread(target=gc.collect, daemon=True)
+        thread.start()
+        thread.join(10.0)
+        assert not thread.is_alive()
+        return super().get_many(cids, return_exceptions=return_exceptions)
+
+
+def test_a_pass_that_is_garbage_does_not_hold_up_another(tmp_path: Path) -> None:
+    root = torch_ipfs.write_dataset({"x": np.arange(100)}, tmp_path / "data.car")
+    dataset = torch_ipfs.IPFSIterableDataset(root, CollectingBlockstore(tmp_path / "data.car"), batch_size=10)
+    left: list[object] = [iter(dataset)]
+    left.append(left)
+    del left
+    assert sum(len(batch["x"]) for batch in dataset) == 100
