@@ -31,6 +31,7 @@ from tests.blockstore.staged_stores import (
 from torch_ipfs.blockstore.base import MAX_BLOCK_BYTES
 from torch_ipfs.blockstore.cached import CachedBlockstore
 from torch_ipfs.blockstore.local import LocalBlockstore
+from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import BlockNotFound, OptionError
 from torch_ipfs.testing import BlockstoreConformance
@@ -227,6 +228,11 @@ def test_a_cache_before_one_in_the_same_folder_is_one_cache(tmp_path: Path) -> N
     first = CachedBlockstore(inner, tmp_path / "a")
     assert CachedBlockstore(first, tmp_path / "a", 10_000).store is inner  # each would wait for the other's claims
     assert CachedBlockstore(first, tmp_path / "b").store is first
+    sources = TieredBlockstore([first, inner])
+    below = CachedBlockstore(sources, tmp_path / "a").store
+    assert isinstance(below, TieredBlockstore)
+    assert below.stores == (inner, inner)
+    assert CachedBlockstore(sources, tmp_path / "b").store is sources
 
 
 def test_nothing_is_touched_before_it_is_used(tmp_path: Path) -> None:

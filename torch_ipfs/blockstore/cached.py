@@ -23,6 +23,7 @@ from torch_ipfs.blockstore.directories import absolute, cache_directory
 from torch_ipfs.blockstore.disk_cache import DiskCache
 from torch_ipfs.blockstore.fetch_once import CountedPack, FetchOnce
 from torch_ipfs.blockstore.hash_ahead import INLINE_BYTES
+from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.codec.cid import CID
 from torch_ipfs.errors import OptionError, TorchIPFSError
 
@@ -53,8 +54,8 @@ class CachedBlockstore:
     The folder may be shared by any number of stores in front of any number of sources, and by the users whom the mask lets
     write what others wrote. It has to be on a local disk.
 
-    :param store: where blocks come from that are not in the cache. Of one with a cache in the same folder, what that has below
-        it: the two would wait for each other.
+    :param store: where blocks come from that are not in the cache. Of one with a cache in the same folder, or of a
+        TieredBlockstore's source with one, what that has below it: the two would wait for each other.
     :param cache_dir: the cache's folder; ``None`` for TORCH_IPFS_CACHE_DIR, else the user's folder for caches. Blocks are
         kept in ``blocks`` below it.
     :param cache_bytes: the most bytes of blocks; ``None`` for TORCH_IPFS_CACHE_BYTES, else a tenth of the disk, or half of
@@ -217,9 +218,12 @@ class CachedBlockstore:
 
 
 def _below(store: Blockstore, cache_dir: Path) -> Blockstore:
-    """``store``, without a cache in that folder which it may come with."""
-    while isinstance(store, CachedBlockstore) and os.path.realpath(store.cache_dir) == os.path.realpath(cache_dir):
-        store = store.store
+    """``store``, without caches in that folder which it may come with, or its sources may."""
+    if isinstance(store, CachedBlockstore) and os.path.realpath(store.cache_dir) == os.path.realpath(cache_dir):
+        return _below(store.store, cache_dir)
+    if isinstance(store, TieredBlockstore):
+        stores = tuple(_below(source, cache_dir) for source in store.stores)
+        return store if stores == store.stores else store.with_stores(stores)
     return store
 
 
