@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch_ipfs.dataset.reader import Reader
 from torch_ipfs.errors import TorchIPFSError
 
 ROWS, SHARD_ROWS = 400, 100
+DEADLINE_S = 10.0
 
 
 def reader_of(path: Path) -> Reader:
@@ -67,21 +68,52 @@ def test_passes_in_several_threads_take_turns(tmp_path: Path, monkeypatch: pytes
         sys.setswitchinterval(before)
 
 
-class CollectingBlockstore(CarBlockstore):
-    """Has garbage collected in a thread that it waits for, as a thread of connections may at any time."""
+class StagedBlockstore(CarBlockstore):
+    """Does something before it is read from."""
+
+    before: Callable[[], object]
 
     def get_many(self, cids: Iterable[CID], *, return_exceptions: bool = False) -> Iterator[Block | TorchIPFSError]:
-        thread = threading.Thread(target=gc.collect, daemon=True)
-        thread.start()
-        thread.join(10.0)
-        assert not thread.is_alive()
+        self.before()
         return super().get_many(cids, return_exceptions=return_exceptions)
 
 
+def staged_dataset(folder: Path) -> tuple[torch_ipfs.IPFSIterableDataset, StagedBlockstore]:
+    root = torch_ipfs.write_dataset({"x": np.arange(100)}, folder / "data.car")
+    store = StagedBlockstore(folder / "data.car")
+    return torch_ipfs.IPFSIterableDataset(root, store, batch_size=10), store
+
+
 def test_a_pass_that_is_garbage_does_not_hold_up_another(tmp_path: Path) -> None:
-    root = torch_ipfs.write_dataset({"x": np.arange(100)}, tmp_path / "data.car")
-    dataset = torch_ipfs.IPFSIterableDataset(root, CollectingBlockstore(tmp_path / "data.car"), batch_size=10)
+    """It may be found in a thread that the other one waits for."""
+    dataset, store = staged_dataset(tmp_path)
+
+    def collect() -> None:
+        thread = threading.Thread(target=gc.collect, daemon=True)
+        thread.start()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+    store.before = collect
     left: list[object] = [iter(dataset)]
     left.append(left)
     del left
     assert sum(len(batch["x"]) for batch in dataset) == 100
+
+
+def test_to_leave_a_pass_waits_for_no_other(tmp_path: Path) -> None:
+    dataset, store = staged_dataset(tmp_path)
+    asked, left = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asked.set()
+        assert left.wait(DEADLINE_S)
+
+    store.before = wait
+    batches = iter(dataset)
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(list, dataset)
+        assert asked.wait(DEADLINE_S)
+        del batches
+        left.set()
+        assert len(other.result()) == 10

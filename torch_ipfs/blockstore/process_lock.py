@@ -19,12 +19,19 @@ class ProcessLock:
     def __init__(self) -> None:
         self._locks: dict[int, threading.RLock] = {}
 
-    def __enter__(self) -> None:
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take it; whether it was free, or is now."""
         # setdefault is one step under the GIL: two threads get the same lock.
-        self._locks.setdefault(os.getpid(), threading.RLock()).acquire()
+        return self._locks.setdefault(os.getpid(), threading.RLock()).acquire(blocking)
+
+    def release(self) -> None:
+        self._locks[os.getpid()].release()
+
+    def __enter__(self) -> None:
+        self.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._locks[os.getpid()].release()
+        self.release()
 
     def __reduce__(self) -> tuple[type[ProcessLock], tuple[()]]:
         return type(self), ()

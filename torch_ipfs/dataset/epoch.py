@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from torch_ipfs.blockstore.collecting import elsewhere, is_collecting
 from torch_ipfs.dataset.batch_stream import BatchStream
 from torch_ipfs.dataset.linked import Sharing
 from torch_ipfs.dataset.reader import Reader, Rows
@@ -160,6 +161,19 @@ class EpochShare:
         with self.reader.lock:
             self._stream.close()
             self._close_substitutes()
+
+    def leave(self) -> None:
+        """Close it and wait for nobody: elsewhere, where a pass in another thread has its turn, which may wait for the network,
+        or where garbage is being collected, perhaps in a thread that such a pass waits for.
+        """
+        lock = self.reader.lock
+        if is_collecting() or not lock.acquire(blocking=False):
+            elsewhere(self.close)
+            return
+        try:
+            self.close()
+        finally:
+            lock.release()
 
     def _close_substitutes(self) -> None:
         while self._substitutes:

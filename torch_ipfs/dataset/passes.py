@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from torch_ipfs.blockstore.collecting import put_off
 from torch_ipfs.dataset.collate import collate_samples, rows_of
 from torch_ipfs.dataset.epoch import EpochShare, Skipped, Step
 from torch_ipfs.dataset.reader import Rows
@@ -97,13 +96,12 @@ class Pass:
         return self
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Of an epoch that is left, what is in flight is broken off now, and not when the garbage collector comes by. Where it
-        does, it may be in a thread that another pass waits for with the lock in hand that closing takes. When the interpreter
-        ends, no thread gets to run any more, and modules are no longer whole.
+        """Of an epoch that is left, what is in flight is broken off now, and not when the garbage collector comes by. When the
+        interpreter ends, no thread gets to run any more, and modules are no longer whole.
         """
         share = getattr(self, "_share", None)
         if share is not None and not is_finalizing():
-            put_off(share.close)
+            share.leave()
 
     def __next__(self) -> Any:
         while True:
