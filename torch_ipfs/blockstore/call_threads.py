@@ -94,6 +94,6 @@ class CallThreads:
             if call is not None:
                 return call
             with self._mutex:
-                if self._calls.empty():
+                if self._unfinished < self._threads:  # the others are enough
                     self._threads -= 1
                     return None
