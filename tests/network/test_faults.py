@@ -151,7 +151,7 @@ def gateways(*services: Service, **more: Any) -> Iterator[Blockstore]:
         stores = []
         for place, service in enumerate(services):
             server = stack.enter_context(serving(service))
-            patience = {"timeout_s": 5.0 if place else 1.0, "retries": 2}  # the first of several is the bad one
+            patience = {"timeout_s": 5.0 if place else 2.0, "retries": 2}  # the first of several is the bad one
             stores.append(GatewayBlockstore(server.url, **options(**{**patience, **more})))
         store = stores[0] if len(stores) == 1 else TieredBlockstore(stores, slow_s=3.0)
         stack.callback(store.close)
