@@ -282,7 +282,7 @@ def test_an_error_too_deep_to_be_parsed_is_a_transport_error():
         store.close()
 
 
-@pytest.mark.parametrize("answer", [b"", b"<html>", b'{"Strings"', b"[1]", b"{}", b"\x1f\x8b"])
+@pytest.mark.parametrize("answer", [b"", b"<html>", b'{"Strings"', b"[1]", b"{}", b"\x1f\x8b", b"[" * 4000])
 def test_what_no_node_answers_says_nothing_of_blocks_and_peers(answer: bytes):
     with serving(lambda _, c: c.answer(answer)) as server:
         store = KuboBlockstore(server.url, **options())

@@ -8,7 +8,6 @@ Not a byte of a block is believed. Of its pins a node is believed: they are its 
 from __future__ import annotations
 
 import io
-import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from torch_ipfs.blockstore.car_stream import linked_blocks, verified_blocks
 from torch_ipfs.blockstore.endpoint import Endpoint, multiaddr_of, rpc_endpoint
 from torch_ipfs.blockstore.fetch_options import FetchOptions, FetchOptionsDict
 from torch_ipfs.blockstore.http_messages import Request
-from torch_ipfs.blockstore.kubo_answer import judge, told, values
+from torch_ipfs.blockstore.kubo_answer import json_of, judge, told, values
 from torch_ipfs.blockstore.kubo_import import import_blocks, import_car
 from torch_ipfs.blockstore.kubo_session import CALLS, NodeAdapter
 from torch_ipfs.blockstore.remote import RemoteBlockstore
@@ -161,7 +160,7 @@ class KuboBlockstore(RemoteBlockstore):
             for line in iter(partial(io.BufferedReader(body).readline, _MOST_BYTES), b""):
                 body.allow_time()
                 with self._explained(None):
-                    answer = json.loads(line)
+                    answer = json_of(line)
                     if answer.get("Err"):
                         raise self._transport.broken(f"the node cannot list its blocks: {answer['Err']}", request)
                     cid = CID.parse(answer["Ref"])

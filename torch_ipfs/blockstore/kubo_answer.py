@@ -17,11 +17,22 @@ _MAX_WORDS = 300
 """Characters of what a node says that go into an error."""
 
 
+def json_of(text: str | bytes) -> Any:
+    """What a node says in JSON.
+
+    :raises ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
 def judge(refusal: Refusal, request: Request, source: str) -> Exception:
     """What is raised for an answer other than 200."""
     try:
-        words = json.loads(refusal.text)["Message"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        words = json_of(refusal.text)["Message"]
+    except (ValueError, LookupError, TypeError):
         return later_or_broken(refusal, request, source)
     words = str(words)
     if any(sign in words for sign in _ENDING):
@@ -45,8 +56,8 @@ def values(answer: bytes, source: str) -> list[dict[str, Any]]:
     :raises TransportError: it has another form.
     """
     try:
-        lines = [json.loads(line) for line in answer.splitlines() if line.strip()]
-    except (ValueError, RecursionError):
+        lines = [json_of(line) for line in answer.splitlines() if line.strip()]
+    except ValueError:
         lines = [None]
     if not all(isinstance(line, dict) for line in lines):
         raise TransportError("is this Kubo's RPC? Lines of JSON objects were expected", source=source)

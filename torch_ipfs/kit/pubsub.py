@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import json
 import queue
 import socket
 import threading
@@ -22,6 +21,7 @@ from torch_ipfs.blockstore.endpoint import Endpoint
 from torch_ipfs.blockstore.forms import form_request, pieces_of
 from torch_ipfs.blockstore.http_messages import Request
 from torch_ipfs.blockstore.kubo import KuboBlockstore
+from torch_ipfs.blockstore.kubo_answer import json_of
 from torch_ipfs.blockstore.transport import NOBODY_LISTENS
 from torch_ipfs.codec import multibase
 from torch_ipfs.errors import OptionError, TransportError
@@ -80,7 +80,7 @@ def peers(node: KuboBlockstore, topic: str) -> list[str]:
     """
     answer = _call(node, Request("POST", "/pubsub/peers", f"arg={_topic(topic)}"))
     try:
-        return sorted(map(str, json.loads(answer)["Strings"] or ()))
+        return sorted(map(str, json_of(answer)["Strings"] or ()))
     except (ValueError, LookupError, TypeError):
         raise TransportError("is this Kubo's RPC? Its answer names no peers", source=node.source) from None
 
@@ -238,7 +238,7 @@ def _offer(waiting: queue.Queue[Message | Exception | None], end: None) -> None:
 def _message(line: bytes, topic: str) -> Message:
     """:raises ValueError: the line is not what Kubo sends."""
     try:
-        value = json.loads(line)
+        value = json_of(line)
         data = _decoded(value["data"])
         sender = str(value["from"])
     except (LookupError, TypeError, ValueError) as error:
