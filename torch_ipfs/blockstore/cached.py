@@ -81,7 +81,7 @@ class CachedBlockstore:
     ) -> None:
         check_store(store)
         self._cache_dir = cache_directory() if cache_dir is None else Path(absolute(cache_dir))
-        self._store = _below(store, self._cache_dir)
+        self._store = without_caches(store, self._cache_dir)
         self._cache_bytes = _bytes_of_environment() if cache_bytes is None else cache_bytes
         self._wait_s = wait_s
         self._window_bytes = window_bytes
@@ -217,12 +217,14 @@ class CachedBlockstore:
         return here
 
 
-def _below(store: Blockstore, cache_dir: Path) -> Blockstore:
-    """``store``, without caches in that folder which it may come with, or its sources may."""
-    if isinstance(store, CachedBlockstore) and os.path.realpath(store.cache_dir) == os.path.realpath(cache_dir):
-        return _below(store.store, cache_dir)
+def without_caches(store: Blockstore, cache_dir: Path | None = None) -> Blockstore:
+    """``store``, without the caches that it or its sources come with: those in ``cache_dir`` where that is given, else all."""
+    if isinstance(store, CachedBlockstore) and (
+        cache_dir is None or os.path.realpath(store.cache_dir) == os.path.realpath(cache_dir)
+    ):
+        return without_caches(store.store, cache_dir)
     if isinstance(store, TieredBlockstore):
-        stores = tuple(_below(source, cache_dir) for source in store.stores)
+        stores = tuple(without_caches(source, cache_dir) for source in store.stores)
         return store if stores == store.stores else store.with_stores(stores)
     return store
 

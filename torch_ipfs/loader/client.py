@@ -8,11 +8,10 @@ from typing import Any
 
 from torch_ipfs.blockstore import open_blockstore
 from torch_ipfs.blockstore.base import Blockstore, StrPath
-from torch_ipfs.blockstore.cached import CachedBlockstore
+from torch_ipfs.blockstore.cached import CachedBlockstore, without_caches
 from torch_ipfs.blockstore.gateway import GatewayBlockstore
 from torch_ipfs.blockstore.kubo import KuboBlockstore
 from torch_ipfs.blockstore.open import is_remote
-from torch_ipfs.blockstore.tiered import TieredBlockstore
 from torch_ipfs.errors import OptionError
 from torch_ipfs.loader.dag_get import DagGetBlockstore
 
@@ -50,18 +49,10 @@ def store_of(client: Any, cache: Cache = None) -> tuple[Blockstore, bool]:
 def _cached(store: Blockstore, cache: Cache) -> Blockstore:
     if cache is None or (cache is True and isinstance(store, CachedBlockstore)):
         return CachedBlockstore(store) if isinstance(store, KuboBlockstore | GatewayBlockstore) else store
-    bare = _without_caches(store)
+    bare = without_caches(store)
     if cache is False:  # which a dataset has to be told of a store of the network: it puts a cache before it
         return CachedBlockstore(bare, cache_bytes=0) if is_remote(bare) else bare
     return CachedBlockstore(bare, None if cache is True else cache)
-
-
-def _without_caches(store: Blockstore) -> Blockstore:
-    if isinstance(store, CachedBlockstore):
-        return _without_caches(store.store)
-    if isinstance(store, TieredBlockstore):
-        return store.with_stores(map(_without_caches, store.stores))
-    return store
 
 
 def _kubo_of(client: Any) -> KuboBlockstore:
