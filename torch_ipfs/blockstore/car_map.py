@@ -83,7 +83,6 @@ class MappedFile:
         :raises TransportError: it was changed during the walk.
         """
         end = length = asked = 0
-        large = False
         try:
             with blaming(self.path):
                 for number, entry in enumerate(car.scan(self.view)[1]):
@@ -91,11 +90,11 @@ class MappedFile:
                         self.check_size()
                     before, length_before, end = end, length, entry[2]
                     length = end - before
-                    if large != (length >= _LARGE_SECTION_BYTES):
-                        large = not large
+                    is_large = length >= _LARGE_SECTION_BYTES
+                    if is_large != (length_before >= _LARGE_SECTION_BYTES):
                         # What the system reads ahead where a large section begins is its block: at each, most of the file.
-                        self.map.madvise(mmap.MADV_RANDOM if large else mmap.MADV_NORMAL)
-                    if large and length == length_before and end >= asked:
+                        self.map.madvise(mmap.MADV_RANDOM if is_large else mmap.MADV_NORMAL)
+                    if is_large and length == length_before and end >= asked:
                         asked = self._ask_for_headers(end, length)
                     yield entry
         finally:
@@ -201,6 +200,5 @@ def walk(file: MappedFile) -> OpenCar:
     :raises CodecError: the file is no CAR, or is cut off.
     """
     index = car_index.build(file.entries())
-    if len(index) >= car_sidecar.MIN_BLOCKS:
-        car_sidecar.save(file.state, index)
+    car_sidecar.save(file.state, index)
     return OpenCar(file, index, from_sidecar=False)

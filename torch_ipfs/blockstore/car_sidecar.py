@@ -72,8 +72,11 @@ def load(state: FileState) -> CarIndex | None:
 
 
 def save(state: FileState, index: CarIndex) -> None:
-    """Keep ``index`` for that state of the file. Does nothing where the file was only just written, or the cache cannot be."""
-    if time.time_ns() - max(state.mtime_ns, state.ctime_ns) < SETTLED_S * 1e9:
+    """Keep ``index`` for that state of the file. Does nothing where it has few blocks, where the file was only just written, or
+    where the cache cannot be.
+    """
+    age_s = (time.time_ns() - max(state.mtime_ns, state.ctime_ns)) / 1e9
+    if len(index) < MIN_BLOCKS or age_s < SETTLED_S:
         return
     content = bytearray(state.header())
     for name, dtype in _COLUMNS:
