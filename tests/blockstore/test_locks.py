@@ -61,8 +61,9 @@ def test_a_lock_held_at_a_fork_is_free_in_the_child() -> None:
 
 def test_a_pickled_lock_is_a_fresh_one() -> None:
     lock = ProcessLock()
-    with lock, pickle.loads(pickle.dumps(lock)):
-        pass
+    with lock, ThreadPoolExecutor(1) as another:
+        assert not another.submit(lock.acquire, blocking=False).result()
+        assert another.submit(pickle.loads(pickle.dumps(lock)).acquire, blocking=False).result()
 
 
 @pytest.mark.parametrize(
